@@ -1,0 +1,1 @@
+"""Pure SGX knowledge: ELF, layout, measurement, SIGSTRUCT. Bytes in, values out."""

@@ -1,0 +1,1 @@
+"""OCI images: blobs, layers, the merged view of a base, base builders."""

@@ -1,0 +1,1 @@
+"""The pipeline: render, measure, sign, append, record, verify."""

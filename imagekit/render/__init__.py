@@ -1,0 +1,1 @@
+"""Enclave configuration as text: templates, defaults, trusted files, TOML."""

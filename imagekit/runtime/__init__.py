@@ -1,0 +1,1 @@
+"""What runs inside the image. Standard library only; shipped as one zipapp."""

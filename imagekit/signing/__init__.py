@@ -1,0 +1,1 @@
+"""Signers: 256 bytes in, modulus and signature out."""

@@ -1,0 +1,1 @@
+"""imagekit.yaml as typed values, the matrix, sizes and image names."""
