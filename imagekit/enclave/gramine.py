@@ -1,7 +1,7 @@
 """MRENCLAVE of a Gramine enclave from its manifest and PAL: no SGX machine, no Gramine.
 
-The measurement depends on five things: manifest text, PAL bytes, enclave size, number of threads and
-EDMM. Page contents (TCS, TLS) are those of Gramine 1.0 to 1.9.
+The measurement depends on five things: manifest text, PAL bytes, enclave size, number of threads
+and EDMM. Page contents (TCS, TLS) are those of Gramine 1.0 to 1.9.
 """
 
 import struct

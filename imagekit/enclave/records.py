@@ -2,8 +2,8 @@
 
 Record formats: Intel SDM vol. 3D, "ECREATE", "EADD", "EEXTEND" (operation sections). All integers
 are little-endian. Per page: one 64-byte EADD record; if the page is measured, 16 EEXTEND records of
-64 bytes, each followed by the 256 bytes it covers. That makes 5184 bytes per measured page and 64 per
-other page.
+64 bytes, each followed by the 256 bytes it covers. That makes 5184 bytes per measured page and 64
+per other page.
 
 Speed comes from never building a record on its own: a block of records is laid out once in a numpy
 array of 64-bit words, and from block to block only the columns that hold offsets are moved on.
@@ -85,9 +85,7 @@ class Recorder:
         for _ in self._blocks(offset, pages, flags, _MEASURED_BLOCK):
             pass
 
-    def measure_zero_runs(
-        self, offset: int, pages: int, flags: int, count: int, step: int
-    ) -> None:
+    def measure_zero_runs(self, offset: int, pages: int, flags: int, count: int, step: int) -> None:
         """Add and measure `count` equal runs of zero pages, each `step` bytes from the one before.
 
         `step` may be negative: Gramine adds thread stacks from high to low addresses.
@@ -137,7 +135,7 @@ class Recorder:
                 column += np.uint64(rows * PAGE_SIZE)
 
     def _update(self, words: NDArray[Any]) -> None:
-        self._sha256.update(words)
+        self._sha256.update(words.data)
         self.hashed_bytes += words.nbytes
         if self._progress is not None:
             self._progress(words.nbytes)
@@ -157,5 +155,5 @@ def _measured_block(offset: int, pages: int, flags: int) -> tuple[Words, tuple[W
 
 
 def _contents(block: Words) -> Words:
-    """Give the view on the 16 × 32 content words of each page of a block."""
+    """Give the view on the 16 by 32 content words of each page of a block."""
     return block[:, 8:].reshape(len(block), _CHUNKS, _CHUNK_WORDS)[:, :, 8:]

@@ -1,8 +1,8 @@
 """SIGSTRUCT: the 1808 bytes that say which enclave may start and who signed it.
 
-Source: Intel SDM vol. 3D, "SIGSTRUCT". All integers are little-endian, the four 384-byte numbers too.
-The signature is RSA-3072 with e = 3 and PKCS#1 v1.5 with SHA-256 over bytes 0-127 and 900-1027, so it
-is deterministic: the same body and key give the same bytes.
+Source: Intel SDM vol. 3D, "SIGSTRUCT". All integers are little-endian, the four 384-byte numbers
+too. The signature is RSA-3072 with e = 3 and PKCS#1 v1.5 with SHA-256 over bytes 0-127 and
+900-1027, so it is deterministic: the same body and key give the same bytes.
 """
 
 import hashlib
@@ -116,9 +116,7 @@ def _quotients(signature: int, modulus: int) -> tuple[int, int]:
 def _padded(message: bytes) -> int:
     """EMSA-PKCS1-v1_5 encoding of the message's SHA-256 as a number (RFC 8017 section 9.2)."""
     info = _DIGEST_INFO + hashlib.sha256(message).digest()
-    return int.from_bytes(
-        b"\0\1" + b"\xff" * (KEY_BYTES - 3 - len(info)) + b"\0" + info, "big"
-    )
+    return int.from_bytes(b"\0\1" + b"\xff" * (KEY_BYTES - 3 - len(info)) + b"\0" + info, "big")
 
 
 def mr_signer_of(modulus: int) -> bytes:
@@ -176,7 +174,8 @@ def parse_sigstruct(data: bytes, name: str = "bash.sig") -> SigStruct:
         name: how the file is called in error messages.
 
     Raises:
-        CheckError: wrong length, header, exponent or reserved bytes; signature, q1 or q2 do not fit.
+        CheckError: wrong length, header, exponent or reserved bytes; signature, q1 or q2 do not
+            fit.
     """
 
     def bad(what: str) -> CheckError:
@@ -191,7 +190,8 @@ def parse_sigstruct(data: bytes, name: str = "bash.sig") -> SigStruct:
     if int.from_bytes(data[512:516], "little") != EXPONENT:
         raise bad("the public exponent is not 3")
     modulus, signature, q1, q2 = (
-        int.from_bytes(data[start : start + KEY_BYTES], "little") for start in (128, 516, 1040, 1424)
+        int.from_bytes(data[start : start + KEY_BYTES], "little")
+        for start in (128, 516, 1040, 1424)
     )
     vendor, date = struct.unpack_from("<I4s", data, 16)
     misc, misc_mask, cet, cet_mask, family, *rest = _BODY.unpack_from(data, 900)

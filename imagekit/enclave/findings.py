@@ -1,0 +1,73 @@
+"""What a look at a manifest finds, and how values are shown in it.
+
+A finding is data, not an exception: a manifest is judged whole, and the caller decides what stops it.
+"""
+
+import json
+import re
+import reprlib
+from dataclasses import dataclass
+from typing import Literal
+
+ERROR: Literal["error"] = "error"
+WARNING: Literal["warning"] = "warning"
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_LONGEST = 60
+
+_shortener = reprlib.Repr()
+_shortener.maxlevel = 2
+_shortener.maxother = _shortener.maxstring = _LONGEST
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, or unwise, in a manifest.
+
+    Attributes:
+        key: where, as a dotted TOML path (``sgx.enclave_size``, ``fs.mounts[2].uri``).
+        problem: one line that says what is wrong there.
+        hint: one line that says what to do.
+        severity: ``error`` (no loader takes it, or it does not mean what it says) or ``warning``
+            (it runs, at a price).
+        stock: whether the stock *signer* refuses it too. The others can be signed with a warning by
+            somebody who insists.
+    """
+
+    key: str
+    problem: str
+    hint: str
+    severity: Literal["error", "warning"] = ERROR
+    stock: bool = False
+
+    @property
+    def line(self) -> str:
+        """The key and the problem in one line, without the hint."""
+        return f"{self.key}: {self.problem}"
+
+
+def ordered(findings: list[Finding]) -> tuple[Finding, ...]:
+    """Give findings without repetitions, errors first, then by key: the same for the same manifest."""
+    return tuple(
+        sorted(set(findings), key=lambda f: (f.severity != ERROR, f.key, f.problem, f.hint))
+    )
+
+
+def dotted(parent: str, key: str) -> str:
+    """Give the path of a key below a parent, quoted where TOML wants quotes; always one line."""
+    name = key if _BARE_KEY.fullmatch(key) else json.dumps(key)
+    return f"{parent}.{name}" if parent else name
+
+
+def shown(value: object) -> str:
+    """Give a TOML value for a message: short, one line, in TOML's own spelling where that is easy."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        text = value if len(value) <= _LONGEST else value[: _LONGEST - 1] + "…"
+        return json.dumps(text, ensure_ascii=False)
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return "an array"
+    return " ".join(_shortener.repr(value).split())
