@@ -1,6 +1,7 @@
 """What a look at a manifest finds, and how values are shown in it.
 
-A finding is data, not an exception: a manifest is judged whole, and the caller decides what stops it.
+A finding is data, not an exception: a manifest is judged whole, and the caller decides what stops
+it.
 """
 
 import json
@@ -47,7 +48,7 @@ class Finding:
 
 
 def ordered(findings: list[Finding]) -> tuple[Finding, ...]:
-    """Give findings without repetitions, errors first, then by key: the same for the same manifest."""
+    """Give findings without repetitions, errors first, then by key: always in the same order."""
     return tuple(
         sorted(set(findings), key=lambda f: (f.severity != ERROR, f.key, f.problem, f.hint))
     )
@@ -60,7 +61,7 @@ def dotted(parent: str, key: str) -> str:
 
 
 def shown(value: object) -> str:
-    """Give a TOML value for a message: short, one line, in TOML's own spelling where that is easy."""
+    """Give a TOML value for a message: short, one line, spelt as in TOML where that is easy."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):

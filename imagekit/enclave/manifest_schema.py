@@ -1,9 +1,10 @@
 """The keys of a Gramine manifest, with the type and values of each, per release.
 
-Facts from Gramine's public documentation ("Manifest syntax", releases 1.3 to 1.9). Gramine 1.9 checks
-a manifest strictly: an unknown key is an error. Gramine 1.3 checks nothing and ignores what it does not
-know, which is how misspelt keys got into images; :mod:`imagekit.enclave.manifest_rules` says which
-unknown keys are errors and which are only dead weight.
+Facts from Gramine's public documentation ("Manifest syntax", releases 1.3 to 1.9). Gramine 1.9
+checks a manifest strictly: an unknown key is an error. Gramine 1.3 checks nothing and ignores what
+it does not know, which is how misspelt keys got into images;
+:mod:`imagekit.enclave.manifest_rules` says which unknown keys are errors and which are only dead
+weight.
 """
 
 import re
@@ -281,6 +282,7 @@ _LOADER: dict[str, Node] = {
     "log_file": _TEXT,
     "log_level": _one_of(*LOG_LEVELS),
 }
+_IDS: dict[str, Node] = {"uid": _number(0, None), "gid": _number(0, None)}
 _SYS: dict[str, Node] = {
     "stack": Table({"size": _SIZE}),
     "brk": Table({"max_size": _SIZE}),
@@ -373,15 +375,17 @@ GRAMINE_1_3 = Table(
         "fs": Table(_fs(mounts=_mounts(), experimental__enable_sysfs_topology=_BOOL)),
         "libos": Table(_LIBOS, ("entrypoint",)),
         "loader": Table(
-            _LOADER | {"entrypoint": _FILE, "pal_internal_mem_size": _SIZE},
+            _LOADER | {"entrypoint": _FILE, "pal_internal_mem_size": _SIZE} | _IDS,
             ("entrypoint",),
             stock=True,
         ),
         "sgx": Table(
             _SGX
             | {f"require_{name}": _BOOL for name in ("avx", "avx512", "mpx", "pkru", "amx")}
-            | _IOCTLS  # BigDL's fork of 1.3.1 has them here; in upstream they came with 1.4
             | {
+                # Only BigDL's fork of 1.3.1 has these two; upstream's came later, in another form.
+                "ioctl_structs": _ANY,
+                "allowed_ioctls": _ANY,
                 "nonpie_binary": _BOOL,
                 "protected_files": Array(_FILE),
                 "protected_mrenclave_files": Array(_FILE),
