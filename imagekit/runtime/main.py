@@ -1,0 +1,41 @@
+"""Entry of the zipapp: which of its parts is meant.
+
+Without arguments it is the launcher inside the enclave (the manifest fixes that); ``outside …`` is
+what the doors ``/opt/entrypoint.sh`` and ``/opt/flink-entrypoint.sh`` call.
+
+Python 3.8, standard library, nothing else of this package.
+"""
+
+# ruff: noqa: PTH - pathlib would double the launcher's start-up time inside an enclave
+from __future__ import annotations
+
+import os
+import sys
+from typing import Sequence  # noqa: UP035 - Python 3.8
+
+from . import inside
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a part of the zipapp; comes back only when that failed.
+
+    Args:
+        argv: as ``sys.argv``: path of the zipapp, then arguments. ``launch.json`` is looked for
+            beside the zipapp.
+
+    Returns:
+        Exit code: 2 refused, 3 something missing or unusable.
+    """
+    spec_path = os.path.join(os.path.dirname(os.path.abspath(argv[0])), "launch.json")
+    try:
+        if len(argv) == 1:
+            inside.run(spec_path, os.environb)
+        elif argv[1] == "outside":
+            from . import outside  # only here: the enclave need not load it
+
+            outside.start(argv[2:], spec_path, outside.Places())
+        else:
+            raise inside.Stop(inside.REFUSED, "the launcher takes no arguments")
+    except inside.Stop as stop:
+        print(f"imagekit: error: {stop.line}", file=sys.stderr)
+        return stop.code
