@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from imagekit.errors import UsageError
@@ -58,7 +58,7 @@ class Cell:
 
 def default_cell(libos: str) -> Cell:
     """Return the field's default: 8 GiB, log level error, DCAP attestation."""
-    return Cell(libos, 8 * GIB, "error", "dcap")
+    return Point().cell(libos)
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,20 @@ class Exclusion:
 
 
 @dataclass(frozen=True)
+class Point:
+    """A cell without its library OS: a project's default, whichever library OS it is for."""
+
+    epc: int = 8 * GIB
+    """Enclave size in bytes."""
+    log: str = "error"
+    attestation: str = "dcap"
+
+    def cell(self, libos: str) -> Cell:
+        """Return the cell of a library OS."""
+        return Cell(libos, self.epc, self.log, self.attestation)
+
+
+@dataclass(frozen=True)
 class Matrix:
     """The axes of a project, without the library OS, which a project has one of."""
 
@@ -95,10 +109,10 @@ class Matrix:
     """Enclave sizes in bytes."""
     log: tuple[str, ...] = ("error",)
     attestation: tuple[str, ...] = ("dcap",)
-    exclude: tuple[Exclusion, ...] = field(default=())
-    default: Exclusion | None = None
-    """Enclave size, log level and attestation (all three) of the cell that is also tagged
-    ``…-reference:latest``; None for the field's default (8g, error, dcap) if the matrix has it."""
+    exclude: tuple[Exclusion, ...] = ()
+    default: Point | None = None
+    """The cell that is also tagged ``…-reference:latest``; None for the field's default (8g, error,
+    dcap) if the matrix has it."""
 
 
 def parse_cell(libos: str, epc: str | int, log: str, attestation: str) -> Cell:
@@ -192,9 +206,7 @@ def _default(matrix: Matrix, libos: str, cells: Sequence[Cell]) -> Cell | None:
     if matrix.default is None:
         cell = default_cell(libos)
         return cell if cell in cells else None
-    wanted = matrix.default
-    assert wanted.epc is not None and wanted.log is not None and wanted.attestation is not None
-    cell = Cell(libos, wanted.epc, wanted.log, wanted.attestation)
+    cell = matrix.default.cell(libos)
     if cell.attestation == "none":
         raise UsageError(
             "matrix.default has attestation none, but …-reference:latest promises attestation",

@@ -9,6 +9,7 @@ from imagekit.spec.matrix import (
     Cell,
     Exclusion,
     Matrix,
+    Point,
     default_cell,
     default_of,
     expand,
@@ -117,19 +118,19 @@ def test_the_default_is_the_fields_own_if_the_matrix_has_it() -> None:
 
 
 def test_a_default_outside_the_matrix_is_refused() -> None:
-    wanted = Exclusion(epc=32 * GIB, log="error", attestation="dcap")
+    wanted = Point(epc=32 * GIB, log="error", attestation="dcap")
     with pytest.raises(UsageError, match="is gramine-32g-error-dcap, which is not in"):
         expand(with_(default=wanted), "gramine")
 
 
 def test_a_default_that_is_excluded_is_refused() -> None:
-    wanted = Exclusion(epc=8 * GIB, log="all", attestation="dcap")
+    wanted = Point(epc=8 * GIB, log="all", attestation="dcap")
     with pytest.raises(UsageError, match="not in the matrix"):
         expand(with_(default=wanted, exclude=(Exclusion(log="all"),)), "gramine")
 
 
 def test_a_default_without_attestation_is_refused_because_its_name_says_reference() -> None:
-    wanted = Exclusion(epc=8 * GIB, log="error", attestation="none")
+    wanted = Point(epc=8 * GIB, log="error", attestation="none")
     with pytest.raises(UsageError, match="promises attestation"):
         expand(with_(default=wanted), "gramine")
 

@@ -1,0 +1,161 @@
+"""``imagekit init`` and ``imagekit plan``: writing a project file, and looking at its matrix."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from imagekit.cli.ui import ui
+
+if TYPE_CHECKING:
+    from imagekit.spec.matrix import Cell
+    from imagekit.spec.project import Project
+
+FORMATS = ("table", "json")
+"""How ``plan`` can answer."""
+
+
+def init(
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="File to write; never overwritten.")
+    ] = Path("imagekit.yaml"),
+    json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
+) -> None:
+    """Write a commented imagekit.yaml."""
+    from imagekit import spec
+
+    template = Path(spec.__file__).with_name("init.yaml")
+    _write_new(output, template.read_bytes())
+    if json:
+        ui.json({"file": str(output)})
+    else:
+        ui.result(str(output))
+    ui.say("change image, base and launch to yours, then look at the matrix: imagekit plan")
+
+
+def plan(
+    select: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only the cells that a pattern such as '*-16g-*' or '*-{4g,8g}-error-*' matches, "
+            "by cell or image name; may be repeated."
+        ),
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(FORMATS)}; default table.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    file: Annotated[Path, typer.Option("-f", "--file", help="The project file.")] = Path(
+        "imagekit.yaml"
+    ),
+) -> None:
+    """Show the images that a project makes."""
+    from imagekit.spec.matrix import select as choose
+    from imagekit.spec.project import load_project
+
+    as_json = _format(format, json) == "json"
+    project = load_project(file)
+    cells = choose(project.cells, select or [], project.image)
+    if as_json:
+        ui.json({"cells": [_row(project, cell) for cell in cells]})
+        return
+    ui.result(_table(project, cells))
+    _remarks(project, cells)
+
+
+def _format(name: str | None, json: bool) -> str:
+    from imagekit.errors import UsageError
+
+    if name is not None and name not in FORMATS:
+        raise UsageError(f'--format "{name}" is not known', f"choose one of {', '.join(FORMATS)}")
+    if json and name not in (None, "json"):
+        raise UsageError(f"--json and --format {name} contradict each other", "give one of them")
+    return "json" if json else name or "table"
+
+
+def _row(project: "Project", cell: "Cell") -> dict[str, Any]:
+    """One cell as ``plan --json`` gives it; ``epc`` is in bytes."""
+    from imagekit.spec.names import default_reference
+    from imagekit.spec.sizes import epc_name
+
+    is_default = cell == project.default_cell
+    references = [project.reference(cell)]
+    if is_default:
+        references.append(default_reference(project.image, cell.libos))
+    return {
+        "id": cell.id,
+        "image": project.name(cell),
+        "tag": project.tag,
+        "references": references,
+        "libos": cell.libos,
+        "epc": cell.epc,
+        "epc_name": epc_name(cell.epc),
+        "log": cell.log,
+        "attestation": cell.attestation,
+        "profile": project.profile,
+        "default": is_default,
+    }
+
+
+def _table(project: "Project", cells: "tuple[Cell, ...]") -> str:
+    """Aligned columns, by hand: a table library takes longer to load than all the rest."""
+    from imagekit.spec.sizes import epc_name
+
+    default = project.default_cell
+    rows = [("CELL", "IMAGE", "EPC", "LOG", "ATTESTATION", "")]
+    rows += [
+        (
+            cell.id,
+            project.reference(cell),
+            epc_name(cell.epc),
+            cell.log,
+            cell.attestation,
+            "default" if cell == default else "",
+        )
+        for cell in cells
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
+def _remarks(project: "Project", cells: "tuple[Cell, ...]") -> None:
+    from imagekit.spec.names import default_reference
+
+    default = project.default_cell
+    ui.say(f"{len(cells)} of {len(project.cells)} cells, profile {project.profile}")
+    if default is None:
+        ui.say("no default cell: nothing is tagged latest; name one with matrix.default")
+    else:
+        chosen = "" if project.matrix.default else " (chosen by imagekit)"
+        ui.say(
+            f"default cell{chosen}: {default.id}, also tagged "
+            f"{default_reference(project.image, default.libos)}"
+        )
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Write a file that must not exist yet: whole or not at all, and never over another one."""
+    import os
+
+    from imagekit.errors import InputError
+    from imagekit.images.files import Aside, disk_error, remove_stale
+
+    folder = path.parent
+    remove_stale(folder)
+    try:
+        with Aside(folder) as aside:
+            aside.write(data)
+            os.fsync(aside.fd)
+            try:
+                os.link(aside.path, path)  # unlike a rename it fails when the name is taken
+            except PermissionError:  # the file system has no links
+                if os.path.lexists(path):
+                    raise FileExistsError from None
+                aside.commit(path)
+    except FileExistsError:
+        raise InputError(
+            f"{path} exists already", "choose another name with -o, or remove the file first"
+        ) from None
+    except OSError as error:
+        raise disk_error(error, path, "write") from None

@@ -1,0 +1,205 @@
+"""The one table of the keys of ``imagekit.yaml``.
+
+The parser takes the known and required keys and the numeric limits from here, the JSON Schema
+(:mod:`imagekit.spec.schema`) everything else too; so the two cannot disagree about a name.
+"""
+
+from typing import Any, NamedTuple
+
+from imagekit.spec.base_values import VARIANTS
+from imagekit.spec.matrix import ATTESTATIONS, LIBOSES, LOG_LEVELS
+
+SCHEMA = 1
+"""The number that stands behind ``schema:``."""
+PROFILES = ("strict", "compat")
+"""``strict`` trusts named files only and seals the command; ``compat`` is BigDL's manifest."""
+GRAMINE_VERSIONS = ("1.9", "1.3")
+"""The Gramine releases whose manifests and measurement are known, newest first."""
+
+_LEVELS = tuple(dict.fromkeys(level for levels in LOG_LEVELS.values() for level in levels))
+_SHA256 = "^[0-9a-fA-F]{64}$"
+
+
+class Key(NamedTuple):
+    """What one key takes."""
+
+    kind: str
+    """``text``, ``integer``, ``boolean``, ``size``, ``mapping``, ``map`` (free names to text), or a
+    list: ``texts``, ``sizes``, ``mappings``."""
+    text: str
+    """What it means, in one sentence or two."""
+    required: bool = False
+    default: Any = None
+    """What holds when the key is left out, as it would be written; None for nothing."""
+    options: tuple[str, ...] = ()
+    """The only words taken."""
+    least: int | None = None
+    """Smallest number, or smallest count of a list."""
+    most: int | None = None
+    pattern: str = ""
+    """Regular expression of the text."""
+
+
+_SIZE = "power of two from 16m to 512g; g means GiB, m means MiB"
+
+KEYS: dict[str, Key] = {
+    "schema": Key("integer", "Format of this file.", True, least=SCHEMA, most=SCHEMA),
+    "image": Key(
+        "text", "Stem of all image names: registry and name, without libos, flavour, size.", True
+    ),
+    "tag": Key("text", "Tag of all images.", True, pattern="^[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127}$"),
+    "libos": Key("text", "Library OS.", default="gramine", options=LIBOSES),
+    "profile": Key(
+        "text",
+        "strict: every file trusted, command sealed, no host environment. "
+        "compat: the manifest of BigDL's images.",
+        default="strict",
+        options=PROFILES,
+    ),
+    "base": Key("mapping", "The base image: a reference, or a specification to build it.", True),
+    "base.image": Key(
+        "text",
+        "Reference to a base that exists, with its transport; excludes all other keys.",
+        pattern="^[a-z][a-z-]*:",
+    ),
+    "base.distribution": Key("mapping", "The packages' archive."),
+    "base.distribution.suite": Key("text", "Suite, such as bookworm.", True),
+    "base.distribution.variant": Key(
+        "text", "Package set to start from.", default="minbase", options=VARIANTS
+    ),
+    "base.distribution.mirrors": Key("texts", "URLs or one-line apt entries."),
+    "base.distribution.snapshot": Key(
+        "text",
+        "Time that replaces {snapshot} in mirrors and source URIs.",
+        pattern="^[0-9]{8}T[0-9]{6}Z$",
+    ),
+    "base.packages": Key("texts", "Packages, optionally name=version."),
+    "base.sources": Key("mappings", "Further apt archives."),
+    "base.sources[].name": Key("text", "Short name.", True, pattern="^[a-z0-9][a-z0-9_-]*$"),
+    "base.sources[].uri": Key("text", "Address of the archive.", True),
+    "base.sources[].suites": Key("texts", "Suites.", True, least=1),
+    "base.sources[].components": Key("texts", "Components."),
+    "base.sources[].signed_by": Key(
+        "mapping", "Public key that signs the archive: a path, or path or url with sha256.", True
+    ),
+    "base.sources[].signed_by.path": Key("text", "File, relative to this file."),
+    "base.sources[].signed_by.url": Key("text", "Address."),
+    "base.sources[].signed_by.sha256": Key("text", "Hash of the key file.", pattern=_SHA256),
+    "base.artifacts": Key("mappings", "Files fetched into layers, or .deb packages installed."),
+    "base.artifacts[].pypi": Key("text", "Python package, name==version."),
+    "base.artifacts[].url": Key("text", "Address of one file."),
+    "base.artifacts[].path": Key("text", "File, relative to this file."),
+    "base.artifacts[].sha256": Key(
+        "text", "Hash of the file; may stand in the base lock instead.", pattern=_SHA256
+    ),
+    "base.artifacts[].take": Key("text", "Folder inside the archive that is taken."),
+    "base.artifacts[].strip": Key(
+        "integer", "Leading path components that are cut.", default=0, least=0, most=64
+    ),
+    "base.artifacts[].to": Key("text", "Absolute path in the image.", pattern="^/"),
+    "base.artifacts[].mode": Key("text", "Permissions of a single file.", pattern="^0[0-7]{3}$"),
+    "base.files": Key("mappings", "Small files of the image."),
+    "base.files[].path": Key("text", "Absolute path in the image.", True, pattern="^/"),
+    "base.files[].text": Key("text", "The content."),
+    "base.files[].source": Key("text", "File with the content, relative to this file."),
+    "base.files[].mode": Key("text", "Permissions.", default="0644", pattern="^0[0-7]{3}$"),
+    "base.env": Key("map", "Environment of the image."),
+    "base.user": Key("text", "User of the image, such as 1000 or spark.", default="root"),
+    "base.workdir": Key("text", "Working directory of the image.", pattern="^/"),
+    "base.entrypoint": Key("texts", "Entry point of the image.", least=1),
+    "base.exclude": Key("texts", "Patterns of absolute paths left out of the base."),
+    "base.date": Key(
+        "text", "Day of all time stamps, YYYY-MM-DD.", pattern="^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
+    ),
+    "matrix": Key("mapping", "The axes: every combination is a cell, every cell an image.", True),
+    "matrix.epc": Key("sizes", f"Enclave sizes: each a {_SIZE}.", True, least=1),
+    "matrix.log": Key("texts", "Log levels.", default=["error"], options=_LEVELS, least=1),
+    "matrix.attestation": Key(
+        "texts",
+        "Remote attestation: dcap, or none for hosts without it.",
+        default=["dcap"],
+        options=ATTESTATIONS,
+        least=1,
+    ),
+    "matrix.exclude": Key(
+        "mappings", "Cells left out: those that agree in every axis an entry names."
+    ),
+    "matrix.exclude[].libos": Key("text", "Library OS.", options=LIBOSES),
+    "matrix.exclude[].epc": Key("size", "Enclave size."),
+    "matrix.exclude[].log": Key("text", "Log level.", options=_LEVELS),
+    "matrix.exclude[].attestation": Key("text", "Attestation.", options=ATTESTATIONS),
+    "matrix.default": Key(
+        "mapping", "The cell that is also tagged <image>-<libos>-reference:latest."
+    ),
+    "matrix.default.epc": Key("size", "Enclave size.", default="8g"),
+    "matrix.default.log": Key("text", "Log level.", default="error", options=_LEVELS),
+    "matrix.default.attestation": Key(
+        "text", "Attestation; the name promises dcap.", default="dcap", options=("dcap",)
+    ),
+    "enclave": Key("mapping", "What every enclave has in common."),
+    "enclave.max_threads": Key(
+        "integer",
+        "Threads an enclave can have at once; each takes 360 KiB of it.",
+        default=1024,
+        least=1,
+        most=4096,
+    ),
+    "enclave.isv_prod_id": Key(
+        "integer", "Product number in the signature.", default=1, least=0, most=65535
+    ),
+    "enclave.isv_svn": Key(
+        "integer",
+        "Security version in the signature; raise it with every security fix.",
+        default=3,
+        least=0,
+        most=65535,
+    ),
+    "enclave.debug": Key(
+        "boolean", "A debug enclave: the host can read its memory.", default=False
+    ),
+    "enclave.edmm": Key(
+        "boolean", "Add enclave pages as they are used (SGX2 with EDMM).", default=False
+    ),
+    "signing": Key("mapping", "Who signs."),
+    "signing.key": Key("text", "Private key file (PEM, RSA-3072, e=3), relative to this file."),
+    "gramine": Key("mapping", "What concerns Gramine only."),
+    "gramine.version": Key(
+        "text",
+        "Release in the base; found in the base when left out.",
+        options=GRAMINE_VERSIONS,
+    ),
+    "gramine.template": Key("text", "Own manifest template, relative to this file."),
+    "gramine.define": Key("map", "Further variables for the manifest template."),
+    "launch": Key("mapping", "What runs inside (profile strict)."),
+    "launch.command": Key("texts", "Program and arguments, sealed into the manifest.", least=1),
+    "launch.env": Key("map", "Environment, sealed into the manifest."),
+    "launch.passthrough": Key("texts", "Variables whose value the host may choose."),
+    "paths": Key("mapping", "Where programs are in the base, if not where they are looked for."),
+    "paths.java_home": Key("text", "Java.", pattern="^/"),
+    "paths.spark_home": Key("text", "Spark.", pattern="^/"),
+    "paths.flink_home": Key("text", "Flink.", pattern="^/"),
+    "paths.python": Key("text", "Python interpreter.", pattern="^/"),
+    "trusted": Key(
+        "texts",
+        "Further files (/x) and folders (/x/) of the image that the enclave may read.",
+        pattern="^(file:)?/",
+    ),
+    "cache": Key("text", "Folder of the cache, relative to this file."),
+}
+"""Every key, by its path; ``[]`` stands for an item of a list."""
+
+_CHILDREN: dict[str, list[str]] = {}
+for _path in KEYS:
+    _parent, _, _name = _path.rpartition(".")
+    _CHILDREN.setdefault(_parent, []).append(_name)
+
+
+def names(path: str = "") -> tuple[str, ...]:
+    """Return the keys that may stand below a path; the empty path is the file itself."""
+    return tuple(_CHILDREN[path])
+
+
+def required(path: str = "") -> tuple[str, ...]:
+    """Return the keys that must stand below a path."""
+    dot = f"{path}." if path else ""
+    return tuple(name for name in _CHILDREN[path] if KEYS[dot + name].required)

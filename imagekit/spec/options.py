@@ -1,0 +1,62 @@
+"""The parts of a project file that are plain settings; :mod:`imagekit.spec.project` reads them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class EnclaveOptions:
+    """What every enclave of the project has in common (``enclave:``)."""
+
+    max_threads: int = 1024
+    """Threads at once, 1 … 4096; BigDL's number. Each takes 360 KiB of the enclave."""
+    isv_prod_id: int = 1
+    """SIGSTRUCT.ISVPRODID, 0 … 65535 (Intel SDM volume 3D); BigDL's number."""
+    isv_svn: int = 3
+    """SIGSTRUCT.ISVSVN, 0 … 65535; BigDL's number."""
+    debug: bool = False
+    """Whether the host may debug the enclave, that is read its memory."""
+    edmm: bool = False
+    """Whether pages are added as they are used (SGX2)."""
+
+
+@dataclass(frozen=True)
+class SigningOptions:
+    """Who signs (``signing:``)."""
+
+    key: Path | None = None
+    """Private key file; None when the command line has to name the signer."""
+
+
+@dataclass(frozen=True)
+class GramineOptions:
+    """What concerns Gramine only (``gramine:``)."""
+
+    version: str | None = None
+    """``1.9`` or ``1.3``; None to look in the base."""
+    template: Path | None = None
+    """Own manifest template; None for the profile's."""
+    define: tuple[tuple[str, str], ...] = ()
+    """Further template variables, sorted by name."""
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """What runs inside under the strict profile (``launch:``)."""
+
+    command: tuple[str, ...] = ()
+    """Program and arguments; empty when the file names none."""
+    env: tuple[tuple[str, str], ...] = ()
+    """Variables with sealed values, sorted by name."""
+    passthrough: tuple[str, ...] = ()
+    """Variables whose value comes from the host, sorted."""
+
+
+@dataclass(frozen=True)
+class PathOptions:
+    """Absolute paths in the base (``paths:``); None where the base is searched."""
+
+    java_home: str | None = None
+    spark_home: str | None = None
+    flink_home: str | None = None
+    python: str | None = None

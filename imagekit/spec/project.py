@@ -1,0 +1,394 @@
+"""The project file, ``imagekit.yaml``, as typed values.
+
+The keys stand in :mod:`imagekit.spec.keys`. Loading reads nothing but the file itself: whether
+keys, templates and bases exist is found out by the command that needs them. Every error names the
+file, the line and the key.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from imagekit.errors import InputError, UsageError
+from imagekit.spec.base import parse_base
+from imagekit.spec.base_values import BaseReference, BaseSpec
+from imagekit.spec.fields import Node, load_yaml, shown
+from imagekit.spec.keys import GRAMINE_VERSIONS, KEYS, PROFILES, SCHEMA, names, required
+from imagekit.spec.matrix import (
+    ATTESTATIONS,
+    LIBOSES,
+    Cell,
+    Exclusion,
+    Matrix,
+    Point,
+    check_axis,
+    default_of,
+    expand,
+)
+from imagekit.spec.names import check_stem, check_tag, image_name, image_reference, parse_image_name
+from imagekit.spec.options import (
+    EnclaveOptions,
+    GramineOptions,
+    LaunchOptions,
+    PathOptions,
+    SigningOptions,
+)
+from imagekit.spec.sizes import epc_name, parse_epc
+
+DEFAULT_FILE = "imagekit.yaml"
+"""The project file's name when none is given."""
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SECRET = re.compile(r"pass|secret|\bpin\b|token|credential", re.IGNORECASE)
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Project:
+    """One project file. Paths on this machine are joined with the file's folder already."""
+
+    path: Path
+    """The project file, as given."""
+    image: str
+    """Stem of the image names: registry, path and name."""
+    tag: str
+    libos: str
+    """``gramine`` or ``occlum``."""
+    profile: str
+    """``strict`` or ``compat``."""
+    base: BaseSpec | BaseReference
+    """Paths and references inside are as written, relative to :attr:`folder`."""
+    matrix: Matrix
+    enclave: EnclaveOptions = field(default_factory=EnclaveOptions)
+    signing: SigningOptions = field(default_factory=SigningOptions)
+    gramine: GramineOptions = field(default_factory=GramineOptions)
+    launch: LaunchOptions = field(default_factory=LaunchOptions)
+    paths: PathOptions = field(default_factory=PathOptions)
+    trusted: tuple[str, ...] = ()
+    """Further trusted files as Gramine URIs, ``file:/x`` or, for a folder, ``file:/x/``; in the
+    order of the file."""
+    cache: Path | None = None
+    """Folder of the cache; None for the user's own."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the file's relative paths start from."""
+        return self.path.parent
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """All cells, sorted."""
+        return expand(self.matrix, self.libos)
+
+    @property
+    def default_cell(self) -> Cell | None:
+        """The cell that is also tagged ``…-reference:latest``."""
+        return default_of(self.matrix, self.libos)
+
+    def name(self, cell: Cell) -> str:
+        """Return the name of a cell's image, without tag."""
+        return image_name(self.image, cell)
+
+    def reference(self, cell: Cell) -> str:
+        """Return ``<name>:<tag>`` of a cell's image."""
+        return image_reference(self.image, cell, self.tag)
+
+
+def load_project(path: Path) -> Project:
+    """Read a project file.
+
+    Raises:
+        UsageError: the file is missing, unreadable or wrong; with file, line and key.
+
+    """
+    try:
+        root = load_yaml(path)
+    except InputError as error:
+        raise UsageError(error.problem, error.hint) from None
+    return parse_project(root, path)
+
+
+def parse_project(root: Node, path: Path) -> Project:
+    """Read the nodes of a project file; ``path`` is where relative paths start from.
+
+    Raises:
+        UsageError: anything that is not allowed there.
+
+    """
+    _check_schema(root)
+    keys = root.mapping(names(), required())
+    folder = path.parent
+    libos = keys["libos"].choice(LIBOSES) if "libos" in keys else LIBOSES[0]
+    profile = keys["profile"].choice(PROFILES) if "profile" in keys else PROFILES[0]
+    project = Project(
+        path=path,
+        image=_stem(keys["image"]),
+        tag=_located(keys["tag"], check_tag),
+        libos=libos,
+        profile=profile,
+        base=parse_base(keys["base"]),
+        matrix=_matrix(keys["matrix"], libos),
+        enclave=_section(keys, "enclave", EnclaveOptions, _enclave),
+        signing=_section(keys, "signing", SigningOptions, lambda n: _signing(n, folder)),
+        gramine=_section(keys, "gramine", GramineOptions, lambda n: _gramine(n, folder)),
+        launch=_section(keys, "launch", LaunchOptions, lambda n: _launch(n, profile)),
+        paths=_section(keys, "paths", PathOptions, _paths),
+        trusted=_trusted(keys["trusted"]) if "trusted" in keys else (),
+        cache=_host_path(keys["cache"], folder) if "cache" in keys else None,
+    )
+    if project.gramine.version == "1.3" and project.enclave.edmm:
+        raise keys["enclave"].error(
+            "edmm needs Gramine 1.4 or later, and gramine.version is 1.3", "set edmm: false"
+        )
+    for cell in project.cells:  # the longest name decides whether the stem is short enough
+        try:
+            project.name(cell)
+        except UsageError as error:
+            raise keys["image"].error(error.problem, error.hint) from None
+    return project
+
+
+def _check_schema(root: Node) -> None:
+    # Looked at before anything else: a file for a later version may have keys unknown to this one.
+    keys = root.mapping()
+    if "schema" not in keys:
+        raise root.error('the key "schema" is missing', f'begin the file with "schema: {SCHEMA}"')
+    number = keys["schema"].integer()
+    if number != SCHEMA:
+        raise keys["schema"].error(
+            f"schema {number} is not known",
+            f"this version of imagekit reads schema {SCHEMA}; "
+            + ("a later one may read this file" if number > SCHEMA else "write that"),
+        )
+
+
+def _section(
+    keys: Mapping[str, Node], name: str, empty: Callable[[], _T], parse: Callable[[Node], _T]
+) -> _T:
+    return parse(keys[name]) if name in keys else empty()
+
+
+def _located(node: Node, check: Callable[[str], _T]) -> _T:
+    """Check a text with a function that knows nothing of files, and say where it stands."""
+    try:
+        return check(node.string())
+    except UsageError as error:
+        if error.problem.startswith(node.where):
+            raise
+        raise node.error(error.problem, error.hint) from None
+
+
+def _stem(node: Node) -> str:
+    stem = _located(node, check_stem)
+    try:
+        inner = parse_image_name(stem)[0]
+    except UsageError:
+        return stem
+    raise node.error(
+        f"{shown(stem)} is the name of a cell, not a stem",
+        f"leave libos, flavour and size out: {inner}",
+    )
+
+
+def _matrix(node: Node, libos: str) -> Matrix:
+    keys = node.mapping(names("matrix"), required("matrix"))
+    axes: dict[str, Any] = {"epc": _axis(keys["epc"], _epc, epc_name)}
+    if "log" in keys:
+        axes["log"] = _axis(keys["log"], lambda n: _log(n, libos), str)
+    if "attestation" in keys:
+        axes["attestation"] = _axis(keys["attestation"], lambda n: n.choice(ATTESTATIONS), str)
+    excluded = keys["exclude"].sequence() if "exclude" in keys else ()
+    matrix = Matrix(
+        **axes,
+        exclude=tuple(_exclusion(item, libos) for item in excluded),
+        default=_default(keys["default"], libos) if "default" in keys else None,
+    )
+    try:
+        expand(matrix, libos)
+    except UsageError as error:
+        raise _placed(error, [*excluded, *keys.values(), node]) from None
+    return matrix
+
+
+def _placed(error: UsageError, nodes: list[Node]) -> UsageError:
+    """Put file and line before a message that begins with the key of one of the nodes."""
+    for node in nodes:
+        if error.problem.startswith(node.key):
+            return UsageError(f"{node.file}:{node.line}: {error.problem}", error.hint)
+    return nodes[-1].error(error.problem, error.hint)
+
+
+def _axis(
+    node: Node, parse: Callable[[Node], _T], show: Callable[[_T], str], minimum: int = 1
+) -> tuple[_T, ...]:
+    """Read a list without doubles."""
+    lines: dict[_T, int] = {}
+    for item in node.sequence(minimum=minimum):
+        value = parse(item)
+        if value in lines:
+            raise item.error(
+                f"{show(value)} given twice", f"it stands on line {lines[value]} already"
+            )
+        lines[value] = item.line
+    return tuple(lines)
+
+
+def _epc(node: Node) -> int:
+    return _located(node, parse_epc)
+
+
+def _log(node: Node, libos: str) -> str:
+    return _located(node, lambda text: check_axis("log", text, libos))
+
+
+def _exclusion(node: Node, libos: str) -> Exclusion:
+    keys = node.mapping(names("matrix.exclude[]"))
+    own = keys["libos"].choice(LIBOSES) if "libos" in keys else None
+    return Exclusion(
+        libos=own,
+        epc=_epc(keys["epc"]) if "epc" in keys else None,
+        log=_log(keys["log"], own or libos) if "log" in keys else None,
+        attestation=keys["attestation"].choice(ATTESTATIONS) if "attestation" in keys else None,
+    )
+
+
+def _default(node: Node, libos: str) -> Point:
+    keys = node.mapping(names("matrix.default"))
+    values: dict[str, Any] = {}
+    if "epc" in keys:
+        values["epc"] = _epc(keys["epc"])
+    if "log" in keys:
+        values["log"] = _log(keys["log"], libos)
+    if "attestation" in keys:
+        values["attestation"] = keys["attestation"].choice(ATTESTATIONS)
+    return Point(**values)
+
+
+def _enclave(node: Node) -> EnclaveOptions:
+    values: dict[str, Any] = {}
+    for name, child in node.mapping(names("enclave")).items():
+        key = KEYS[f"enclave.{name}"]
+        values[name] = (
+            child.boolean()
+            if key.kind == "boolean"
+            else child.integer(minimum=key.least, maximum=key.most)
+        )
+    return EnclaveOptions(**values)
+
+
+def _signing(node: Node, folder: Path) -> SigningOptions:
+    for name, child in node.mapping().items():
+        if _SECRET.search(name):
+            raise child.error(
+                "secrets do not belong in the project file",
+                "remove it; a passphrase is asked for, or read from a file when signing",
+            )
+    keys = node.mapping(names("signing"))
+    if "key" not in keys:
+        return SigningOptions()
+    if "-----BEGIN" in keys["key"].raw:
+        raise keys["key"].error(
+            "secrets do not belong in the project file", "name the key's file here, not its content"
+        )
+    if re.match(r"(?!file:)[a-z][a-z0-9+-]*:", keys["key"].string()):
+        raise keys["key"].error(
+            "only key files are supported by this version",
+            "name a PEM file, or sign elsewhere: imagekit ceremony export",
+        )
+    return SigningOptions(_host_path(keys["key"], folder, "file:"))
+
+
+def _gramine(node: Node, folder: Path) -> GramineOptions:
+    keys = node.mapping(names("gramine"))
+    return GramineOptions(
+        version=keys["version"].choice(GRAMINE_VERSIONS) if "version" in keys else None,
+        template=_host_path(keys["template"], folder) if "template" in keys else None,
+        define=_variables(keys["define"]) if "define" in keys else (),
+    )
+
+
+def _launch(node: Node, profile: str) -> LaunchOptions:
+    keys = node.mapping(names("launch"))
+    if profile == "compat":
+        raise node.error(
+            "profile compat takes command and environment from the host",
+            'write "profile: strict", or remove this key',
+        )
+    launch = LaunchOptions(
+        command=_command(keys["command"]) if "command" in keys else (),
+        env=_variables(keys["env"]) if "env" in keys else (),
+        passthrough=_names(keys["passthrough"]) if "passthrough" in keys else (),
+    )
+    both = sorted({name for name, _ in launch.env} & set(launch.passthrough))
+    if both:
+        raise keys["passthrough"].error(
+            f"{both[0]} has a sealed value in launch.env", "name it in one of the two places"
+        )
+    return launch
+
+
+def _command(node: Node) -> tuple[str, ...]:
+    program, *arguments = node.sequence(minimum=1)
+    return (program.string(what="a program"), *(item.string(empty=True) for item in arguments))
+
+
+def _variables(node: Node) -> tuple[tuple[str, str], ...]:
+    found = {}
+    for name, child in node.mapping().items():
+        _check_variable(child, name)
+        found[name] = child.string(empty=True)
+    return tuple(sorted(found.items()))
+
+
+def _names(node: Node) -> tuple[str, ...]:
+    found = _axis(node, lambda item: item.string(what="a variable name"), shown, 0)
+    for item in node.sequence():
+        _check_variable(item, item.raw)
+    return tuple(sorted(found))
+
+
+def _check_variable(node: Node, name: str) -> None:
+    if not _VARIABLE.fullmatch(name):
+        raise node.error(f"{shown(name)} is not a variable name", "use letters, digits and _ only")
+
+
+def _paths(node: Node) -> PathOptions:
+    keys = node.mapping(names("paths"))
+    return PathOptions(**{name: _inside(child, child.string()) for name, child in keys.items()})
+
+
+def _trusted(node: Node) -> tuple[str, ...]:
+    def parse(item: Node) -> str:
+        text = item.string(what="a path in the image").removeprefix("file:")
+        slash = "/" if text.endswith("/") and text != "/" else ""
+        return f"file:{_inside(item, text.removesuffix('/') if slash else text)}{slash}"
+
+    return _axis(node, parse, shown, minimum=0)
+
+
+def _inside(node: Node, path: str) -> str:
+    """Check an absolute path in the image; a spelling with dots would be another key to Gramine."""
+    parts = path.split("/")
+    if parts[0] or len(parts) < 2 or any(p in {"", ".", ".."} for p in parts[1:]):
+        raise node.error(
+            f"{shown(path)} is not an absolute path in the image",
+            "begin with /, without . or .. or double slashes",
+        )
+    if not path.isprintable():
+        raise node.error(f"{shown(path)} holds characters that do not print", "rename the file")
+    return path
+
+
+def _host_path(node: Node, folder: Path, prefix: str = "") -> Path:
+    """Return a path on this machine: relative ones start from the project file's folder."""
+    text = node.string(what="a path").removeprefix(prefix)
+    if not text or not text.isprintable():
+        raise node.error(f"{shown(text)} is not a path", "name a file or folder")
+    try:
+        return folder / Path(text).expanduser()
+    except RuntimeError:
+        raise node.error(
+            f"{shown(text)}: the home folder is not known", "write the whole path"
+        ) from None
