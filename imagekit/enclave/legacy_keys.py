@@ -6,6 +6,7 @@ explained instead of called misspelt. Sources: Gramine's public documentation an
 """
 
 import difflib
+import functools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -151,9 +152,10 @@ def legacy_keys(release: str) -> Collection[str]:
     return _LEGACY[release].keys()
 
 
+@functools.lru_cache(maxsize=1024)
 def nearest_key(key: str, release: str) -> str | None:
     """Give the known key that an unknown one most likely means: the same name, or a similar one."""
-    known = list(_known_paths(SCHEMAS[release], ""))
+    known = _all_known(release)
     name = key.rpartition(".")[2]
     same_name = [path for path in known if path.rpartition(".")[2] == name]
     if same_name:
@@ -161,6 +163,11 @@ def nearest_key(key: str, release: str) -> str | None:
     # difflib costs the product of the lengths; a very long key resembles nothing.
     close = difflib.get_close_matches(key[:100], known, n=1, cutoff=0.75)
     return close[0] if close else None
+
+
+@functools.cache
+def _all_known(release: str) -> tuple[str, ...]:
+    return tuple(_known_paths(SCHEMAS[release], ""))
 
 
 def _known_paths(table: Table, prefix: str) -> Iterator[str]:

@@ -11,7 +11,8 @@ Steps that need the enclave (attestation, keys for encrypted mounts) belong betw
 Python 3.8, standard library, nothing else of this package.
 """
 
-# ruff: noqa: PTH - pathlib would double the launcher's start-up time inside an enclave
+# Loading pathlib costs start-up time in an enclave.
+# ruff: noqa: PTH123
 from __future__ import annotations
 
 import os

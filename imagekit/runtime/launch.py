@@ -5,8 +5,9 @@
     {"schema": 1, "argv": ["/usr/bin/java", "…"], "env": {"NAME": "value"},
      "passthrough": {"NAME": "regular expression"}}
 
-``argv`` is executed as it is, without a shell; ``env`` is the whole environment but for the variables
-of ``passthrough``, whose values come from the host and must match their pattern as a whole.
+``argv`` is executed as it is, without a shell; ``env`` is the whole environment but for the
+variables of ``passthrough``, whose values come from the host and must match their pattern as a
+whole.
 
 This module runs inside the image too: Python 3.8, standard library, nothing else of this package.
 """

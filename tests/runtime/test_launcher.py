@@ -1,0 +1,453 @@
+"""The launcher: what it refuses, what it becomes; its zipapp is the same bytes everywhere."""
+
+import ast
+import contextlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagekit.runtime import files, inside, launch, outside
+from imagekit.runtime.files import build_zipapp, doors, runtime_files, secured_argvs
+from imagekit.runtime.launch import launch_spec, parse_launch
+
+PRINT_ENV = "import json,os;print(json.dumps(dict(os.environ),sort_keys=True))"
+
+
+@pytest.fixture
+def app(tmp_path):
+    (tmp_path / "launcher.pyz").write_bytes(build_zipapp())
+
+    def make(code, env=None, passthrough=None):
+        argv = [sys.executable, "-I", "-c", code, "$HOME", "a  b", "*"]
+        spec = launch_spec(argv, env or {}, passthrough or {})
+        (tmp_path / "launch.json").write_bytes(spec)
+        return [sys.executable, "-I", str(tmp_path / "launcher.pyz")]
+
+    return make
+
+
+def run(command, **env):
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+
+
+def test_the_environment_is_exactly_what_is_sealed_and_let_through(app):
+    command = app(PRINT_ENV, {"A": "1"}, {"TZ": "[A-Z]{3}", "ABSENT": ".*"})
+    done = run(command, TZ="UTC", LD_DEBUG="", JAVA_TOOL_OPTIONS="-javaagent:x", A="2")
+    got = json.loads(done.stdout)
+    got.pop("LC_CTYPE", None)  # the interpreter's own
+    assert (done.returncode, got) == (0, {"A": "1", "TZ": "UTC"})
+
+
+def test_arguments_are_not_expanded(app):
+    done = run(app("import sys;print(sys.argv[1:])"), HOME="/root")
+    assert done.stdout == "['$HOME', 'a  b', '*']\n"
+
+
+@pytest.mark.parametrize(
+    "value", ["utc", "UTC ", " UTC", "UTC\n", "UTC\nX", "", "UTCC", "$(id)", "x" * 10_000]
+)
+def test_a_value_that_does_not_match_is_refused_by_name_and_never_shown(app, value):
+    done = run(app("print('ran')", passthrough={"TZ": "[A-Z]{3}"}), TZ=value)
+    assert done.returncode == 2
+    assert "ran" not in done.stdout
+    assert done.stderr.startswith("imagekit: error: TZ: refused")
+    assert done.stderr.count("\n") == 1
+    if len(value.strip()) > 3:
+        assert value.strip() not in done.stderr
+
+
+def test_bytes_that_are_no_text_are_refused(app):
+    command = app("print('ran')", passthrough={"TZ": ".*"})
+    done = subprocess.run(command, env={b"TZ": b"\xff\xfe"}, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"UTF-8" in done.stderr
+
+
+def test_digits_of_other_scripts_do_not_match_ascii_classes(app):
+    assert run(app("", passthrough={"N": r"\d+"}), N="12").returncode == 0
+    assert run(app("", passthrough={"N": r"\d+"}), N="١٢").returncode == 2
+
+
+def test_a_newline_at_the_end_does_not_slip_past_a_dollar(app):
+    assert run(app("", passthrough={"N": r"^1$"}), N="1\n").returncode == 2
+
+
+@pytest.mark.parametrize("code", [0, 1, 7, 143])
+def test_the_exit_code_is_the_commands(app, code):
+    assert run(app(f"raise SystemExit({code})")).returncode == code
+
+
+def test_signals_reach_the_command(app):
+    code = (
+        "import signal,sys,time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(43))\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen(app(code), env={}, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 43
+
+
+def test_the_command_does_not_inherit_ignored_signals(app, tmp_path):
+    command = app("")
+    probe = ["/bin/sh", "-c", "grep SigIgn /proc/self/status"]
+    (tmp_path / "launch.json").write_bytes(launch_spec(probe, {"PATH": "/usr/bin:/bin"}, {}))
+    ignored = int(run(command).stdout.split()[1], 16)
+    assert not ignored & (1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1))
+
+
+def test_the_process_is_replaced_not_kept(app):
+    with subprocess.Popen(
+        app("import os;print(os.getpid())"), env={}, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert int(process.communicate(timeout=30)[0]) == process.pid
+
+
+def test_a_command_that_cannot_be_started_is_said_in_one_line(app, tmp_path):
+    command = app("")
+    (tmp_path / "launch.json").write_bytes(launch_spec(["/nonexistent/java"], {}, {}))
+    done = run(command)
+    assert done.returncode == 3
+    assert done.stderr == (
+        "imagekit: error: /nonexistent/java: cannot be started: No such file or directory\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "[" * 100_000,
+        '{"schema":2,"argv":["/x"],"env":{},"passthrough":{}}',
+        '{"schema":true,"argv":["/x"],"env":{},"passthrough":{}}',
+        '{"schema":1,"argv":["/x"],"env":{}}',
+        '{"schema":1,"argv":["/x"],"env":{},"passthrough":{},"more":1}',
+        '{"schema":1,"schema":1,"argv":["/x"],"env":{},"passthrough":{}}',
+        '{"schema":1,"argv":[],"env":{},"passthrough":{}}',
+        '{"schema":1,"argv":"/bin/sh","env":{},"passthrough":{}}',
+        '{"schema":1,"argv":["java"],"env":{},"passthrough":{}}',
+        '{"schema":1,"argv":["/x",1],"env":{},"passthrough":{}}',
+        '{"schema":1,"argv":["/x\\u0000"],"env":{},"passthrough":{}}',
+        '{"schema":1,"argv":["/\\ud800"],"env":{},"passthrough":{}}',
+        '{"schema":1,"argv":["/x"],"env":{"A=B":"1"},"passthrough":{}}',
+        '{"schema":1,"argv":["/x"],"env":{"A":1},"passthrough":{}}',
+        '{"schema":1,"argv":["/x"],"env":{"A":"1"},"passthrough":{"A":".*"}}',
+        '{"schema":1,"argv":["/x"],"env":{},"passthrough":{"A":"("}}',
+    ],
+)
+def test_an_unusable_specification_is_said_in_one_line(app, tmp_path, text):
+    command = app("")
+    (tmp_path / "launch.json").write_text(text)
+    done = run(command)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("imagekit: error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_missing_specification_is_said_in_one_line(app, tmp_path):
+    command = app("")
+    (tmp_path / "launch.json").unlink()
+    assert run(command).stderr.endswith("launch.json: No such file or directory\n")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_specification_or_a_value_error(data):
+    with contextlib.suppress(ValueError):
+        parse_launch(data)
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=10)
+NAMES = st.from_regex(r"[A-Z_][A-Z0-9_]{0,5}", fullmatch=True)
+
+
+@given(st.lists(TEXT, max_size=3), st.dictionaries(NAMES, TEXT, max_size=3))
+def test_a_written_specification_reads_back_and_is_canonical(arguments, env):
+    data = launch_spec(["/x", *arguments], env, {})
+    spec = parse_launch(data)
+    assert (spec.argv, spec.env) == (("/x", *arguments), env)
+    assert data == launch_spec(["/x", *arguments], dict(reversed(env.items())), {})
+    assert data.isascii()
+
+
+def test_nothing_is_passed_through_by_default():
+    assert dict(launch.DEFAULT_PASSTHROUGH) == {}
+
+
+def test_what_could_not_be_used_is_not_written():
+    for argv, env, passthrough in (
+        (["java"], {}, {}),
+        (["/x"], {"A": "1"}, {"A": "1"}),
+        (["/x"], {"1A": ""}, {}),
+        (["/x"], {}, {"A": "["}),
+    ):
+        with pytest.raises(ValueError, match=r".+"):
+            launch_spec(argv, env, passthrough)
+
+
+def test_the_launcher_takes_no_arguments(app):
+    assert run([*app("print(1)"), "other"]).returncode == 2
+
+
+# --- outside the enclave ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def image(tmp_path):
+    ppml, programs = tmp_path / "ppml", tmp_path / "bin"
+    ppml.mkdir()
+    programs.mkdir()
+    for name in ("bash.manifest", "bash.manifest.sgx", "bash.sig"):
+        (ppml / name).touch()
+    for name in ("gramine-sgx", "gramine-direct"):
+        (programs / name).write_text('#!/bin/sh\necho "${0##*/} $* in $PWD"\nexit 9\n')
+        (programs / name).chmod(0o755)
+    return outside.Places(str(ppml), "bash", ("/dev/null",)), {"PATH": f"{programs}:/usr/bin:/bin"}
+
+
+def start(places, env, *arguments, spec="/nonexistent"):
+    code = (
+        "import sys\n"
+        "from imagekit.runtime import inside, outside\n"
+        "folder, devices, spec, *rest = sys.argv[1:]\n"
+        "try:\n"
+        "    places = outside.Places(folder, 'bash', tuple(devices.split()))\n"
+        "    outside.start(rest, spec, places)\n"
+        "except inside.Stop as stop:\n"
+        "    print(stop.line, file=sys.stderr)\n"
+        "    sys.exit(stop.code)\n"
+    )
+    root = str(Path(files.__file__).parent.parent.parent)
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        places.folder,
+        " ".join(places.devices),
+        spec,
+        *arguments,
+    ]
+    return subprocess.run(
+        command, env={**env, "PYTHONPATH": root}, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_the_enclave_is_started_in_its_folder_and_its_exit_code_passes(image):
+    places, env = image
+    done = start(places, {**env, "SGX_ENABLED": "true"})
+    assert (done.returncode, done.stdout) == (9, f"gramine-sgx bash in {places.folder}\n")
+
+
+def test_direct_mode_needs_no_device_and_says_that_there_is_no_enclave(image):
+    places, env = image
+    places = places._replace(devices=("/nonexistent",))
+    done = start(places, {**env, "SGX_ENABLED": "true", "SGX_MODE": "direct"})
+    assert (done.returncode, done.stdout) == (9, f"gramine-direct bash in {places.folder}\n")
+    assert "without an enclave" in done.stderr
+
+
+def test_without_sgx_the_sealed_command_runs_by_the_launchers_rules(image, tmp_path):
+    places, env = image
+    spec = tmp_path / "launch.json"
+    argv = [sys.executable, "-I", "-c", PRINT_ENV]
+    spec.write_bytes(launch_spec(argv, {"A": "1"}, {"TZ": "[A-Z]+"}))
+    done = start(places, {**env, "SGX_ENABLED": "false", "TZ": "UTC"}, spec=str(spec))
+    got = json.loads(done.stdout)
+    got.pop("LC_CTYPE", None)
+    assert got == {"A": "1", "TZ": "UTC"}
+    refused = start(places, {**env, "SGX_ENABLED": "false", "TZ": "1"}, spec=str(spec))
+    assert refused.returncode == 2
+
+
+def test_other_commands_are_executed_as_given(image):
+    places, env = image
+    done = start(places, env, "sh", "-c", 'echo "$0" "$1"; exit 5', "a  b", "$X")
+    assert (done.returncode, done.stdout) == (5, "a  b $X\n")
+    assert "outside the enclave" in done.stderr
+
+
+def decide(image, *arguments, **env):
+    places, base = image
+    return outside.decide(arguments, {**base, **env}, places)
+
+
+@pytest.mark.parametrize("value", [None, "", "True", "TRUE", "yes", "1", "false "])
+def test_sgx_enabled_is_true_or_false_and_nothing_else(image, value):
+    with pytest.raises(inside.Stop) as stop:
+        decide(image, **({} if value is None else {"SGX_ENABLED": value}))
+    assert stop.value.code == 2
+    assert "SGX_ENABLED" in stop.value.line
+
+
+def test_unknown_mode_is_refused(image):
+    with pytest.raises(inside.Stop, match="SGX_MODE"):
+        decide(image, SGX_ENABLED="true", SGX_MODE="simulation")
+
+
+@pytest.mark.parametrize("name", ["bash.manifest.sgx", "bash.sig"])
+def test_a_missing_manifest_or_signature_is_named(image, name):
+    (Path(image[0].folder) / name).unlink()
+    with pytest.raises(inside.Stop) as stop:
+        decide(image, SGX_ENABLED="true")
+    assert name in stop.value.line
+    assert stop.value.code == 3
+
+
+def test_a_missing_device_is_named(image):
+    places, env = image
+    missing = (places._replace(devices=("/nonexistent/a", "/nonexistent/b")), env)
+    with pytest.raises(inside.Stop, match="/nonexistent/a nor /nonexistent/b"):
+        decide(missing, SGX_ENABLED="true")
+
+
+def test_a_plain_file_is_no_device(image, tmp_path):
+    places, env = image
+    (tmp_path / "file").touch()
+    with pytest.raises(inside.Stop, match="no SGX device"):
+        decide((places._replace(devices=(str(tmp_path / "file"),)), env), SGX_ENABLED="true")
+
+
+def test_gramine_that_is_not_installed_is_said(image):
+    with pytest.raises(inside.Stop, match="gramine-sgx is not on PATH"):
+        decide(image, SGX_ENABLED="true", PATH="/nonexistent")
+
+
+@pytest.mark.parametrize("role", outside.ROLES)
+def test_a_role_is_not_mistaken_for_a_command(image, role):
+    with pytest.raises(inside.Stop, match=role):
+        decide(image, role, SGX_ENABLED="true")
+
+
+def test_real_places_are_those_of_the_image():
+    assert outside.Places() == ("/ppml", "bash", ("/dev/sgx_enclave", "/dev/sgx/enclave"))
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+def test_the_zipapp_is_the_same_bytes_whoever_builds_it(tmp_path):
+    code = (
+        "import hashlib;from imagekit.runtime.files import build_zipapp;"
+        "print(hashlib.sha256(build_zipapp()).hexdigest())"
+    )
+    root = str(Path(files.__file__).parent.parent.parent)
+    digests = set()
+    for zone, mask in (("UTC", 0o022), ("Asia/Tokyo", 0o077)):
+        env = {"PYTHONPATH": root, "TZ": zone, "LC_ALL": "C", "PYTHONHASHSEED": str(mask)}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=env,
+            cwd=tmp_path,
+            umask=mask,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        digests.add(done.stdout)
+        time.sleep(0.01)
+    assert len(digests) == 1
+    assert build_zipapp() == build_zipapp()
+
+
+def test_the_zipapp_has_no_clock_no_order_and_no_compression_in_it():
+    with zipfile.ZipFile(BytesIO(build_zipapp())) as archive:
+        infos = archive.infolist()
+    assert [i.filename for i in infos] == sorted(i.filename for i in infos)
+    assert {i.date_time for i in infos} == {(1980, 1, 1, 0, 0, 0)}
+    assert {i.compress_type for i in infos} == {zipfile.ZIP_STORED}
+    assert {i.create_system for i in infos} == {3}
+    assert {stat.S_IMODE(i.external_attr >> 16) for i in infos} == {0o644}
+
+
+def test_what_runs_in_the_image_is_python_3_8_and_imports_nothing_of_ours():
+    with zipfile.ZipFile(BytesIO(build_zipapp())) as archive:
+        sources = {name: archive.read(name).decode() for name in archive.namelist()}
+    for name, source in sources.items():
+        tree = ast.parse(source, name, feature_version=(3, 8))
+        for node in ast.walk(tree):
+            modules = []
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                modules = [node.module]
+            for module in modules:
+                top = module.partition(".")[0]
+                assert top in sys.stdlib_module_names or top == "imagekit_runtime", (name, module)
+            # Later than 3.8, though the syntax is not.
+            if isinstance(node, ast.Attribute):
+                assert node.attr not in ("removeprefix", "removesuffix", "bit_count"), name
+
+
+def test_an_enclave_loads_only_what_it_needs(app):
+    command = app("")
+    probe = [command[0], "-I", "-X", "importtime", command[2]]
+    loaded = run(probe).stderr
+    assert "imagekit_runtime.inside" in loaded
+    for module in ("shutil", "imagekit_runtime.outside", "imagekit_runtime.files", "subprocess"):
+        assert f"| {module}\n" not in loaded.replace(" " * 2, " ")
+
+
+def test_doors_are_two_lines_and_hand_everything_on():
+    assert set(doors()) == {"/opt/entrypoint.sh", "/opt/flink-entrypoint.sh"}
+    for text in doors("/usr/bin/python3.11").values():
+        assert text == (
+            '#!/bin/sh\nexec /usr/bin/python3.11 -I /opt/imagekit/launcher.pyz outside "$@"\n'
+        )
+
+
+def test_a_door_opens(app, tmp_path):
+    app("print('sealed')")
+    door = tmp_path / "entrypoint.sh"
+    text = doors(sys.executable)["/opt/entrypoint.sh"]
+    door.write_text(text.replace("/opt/imagekit", str(tmp_path)))
+    door.chmod(0o755)
+    assert run([str(door)], SGX_ENABLED="false").stdout == "sealed\n"
+    assert run([str(door), "/bin/echo", "a  b"]).stdout == "a  b\n"
+    refused = run([str(door)])
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+
+
+def test_files_of_the_image():
+    made = runtime_files()
+    assert list(made) == sorted(made)
+    assert set(made) == {
+        "/opt/entrypoint.sh",
+        "/opt/flink-entrypoint.sh",
+        "/opt/imagekit/etc/hosts",
+        "/opt/imagekit/etc/nsswitch.conf",
+        "/opt/imagekit/etc/passwd",
+        "/opt/imagekit/launcher.pyz",
+        "/opt/imagekit/root/.keep",
+    }
+    assert {p for p, (_, mode) in made.items() if mode == 0o755} == set(doors())
+    assert made["/opt/imagekit/etc/passwd"][0].startswith(b"root:x:0:0:")
+    assert b"localhost" in made["/opt/imagekit/etc/hosts"][0]
+    assert b"hosts: files dns\n" in made["/opt/imagekit/etc/nsswitch.conf"][0]
+
+
+def test_bigdls_argument_file_is_nul_terminated_words():
+    words = secured_argvs().split(b"\0")
+    assert words[:2] == [b"bash", b"-c"]
+    assert words[2].endswith(b"&& $sgx_command")
+    assert words[3:] == [b""]
+
+
+def test_the_environment_of_the_test_process_is_untouched():
+    before = dict(os.environ)
+    inside.environment(parse_launch(launch_spec(["/x"], {"A": "1"}, {})), os.environb)
+    assert dict(os.environ) == before
