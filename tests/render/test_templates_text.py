@@ -1,5 +1,6 @@
 """The shipped manifest templates: they render, parse, and hold what their profile promises."""
 
+import functools
 import json
 import re
 import tomllib
@@ -67,10 +68,15 @@ def literal(value):
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def text_of(name, **changed):
+@functools.cache
+def template(name):
     env = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     env.filters["toml"] = literal
-    return env.from_string((FOLDER / name).read_text()).render(**variables(**changed))
+    return env.from_string((FOLDER / name).read_text())
+
+
+def text_of(name, **changed):
+    return template(name).render(**variables(**changed))
 
 
 def manifest_of(name, **changed):
@@ -136,12 +142,10 @@ def test_no_double_slash_and_no_file_listed_twice(name, shape):
 
 @pytest.mark.parametrize("name", [STRICT, COMPAT, OLD])
 def test_an_undefined_variable_is_an_error(name):
-    env = jinja2.Environment(undefined=jinja2.StrictUndefined)
-    env.filters["toml"] = literal
     given_values = variables()
     del given_values["enclave_size"]
     with pytest.raises(jinja2.UndefinedError):
-        env.from_string((FOLDER / name).read_text()).render(**given_values)
+        template(name).render(**given_values)
 
 
 @pytest.mark.parametrize("name", [STRICT, COMPAT])
