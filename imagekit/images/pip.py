@@ -56,6 +56,7 @@ def pip_download(
     Raises:
         InputError: another hash. EngineError: the package or the index cannot be had.
     """
+    folder = folder.absolute()  # pip runs in there
     target, wanted = folder / "pip", folder / "requirements.txt"
     hashes = f" --hash=sha256:{sha256}" if sha256 else ""
     try:

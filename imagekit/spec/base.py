@@ -132,7 +132,7 @@ def parse_base(node: Node) -> BaseSpec | BaseReference:
         distribution=distribution,
         packages=_packages(get("packages")),
         sources=_unique(_items(get("sources"), lambda n: _source(n, distribution)), "name"),
-        artifacts=_unique(_items(get("artifacts"), _artifact), "name"),
+        artifacts=_unique(_items(get("artifacts"), _artifact), "identity"),
         files=_unique(_items(get("files"), _file), "path"),
         env=_env(get("env")),
         user=_optional(get("user"), _USER, "a user such as 1000, 1000:1000 or spark"),

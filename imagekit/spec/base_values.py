@@ -122,6 +122,11 @@ class Artifact:
         return f"{self.kind}:{self.source}"
 
     @property
+    def identity(self) -> str:
+        """Name, part and target: two parts of one archive may go to two places."""
+        return " ".join([self.name, *(part for part in (self.take, self.to) if part)])
+
+    @property
     def filename(self) -> str:
         """Last component of the URL or path; the requirement for pypi."""
         text = urlsplit(self.source).path if self.kind == "url" else self.source

@@ -1,0 +1,469 @@
+"""Assembling a base from its BaseSpec, without a daemon: layers in the cache, then an image.
+
+The layers are, lowest first: distribution (with local .deb files), one per artifact in the order
+of the spec, and one for ``files``. Each layer is kept under a key made of everything it depends on,
+so a changed artifact does not make the distribution anew; the image is kept under the key of the
+whole.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from imagekit.errors import InputError, UsageError
+from imagekit.images.artifacts import fetch, fetch_url
+from imagekit.images.basecache import BaseCache, LayerRecord
+from imagekit.images.baselock import BaseLock, PackageDrift, drift, package_json
+from imagekit.images.cache import Cache
+from imagekit.images.compose import new_image, rfc3339
+from imagekit.images.debian import Package, bootstrap
+from imagekit.images.files import disk_error, locked
+from imagekit.images.layers import Layer, LayerFile, write_layer
+from imagekit.images.normalise import Normaliser
+from imagekit.images.oci import Image
+from imagekit.images.progress import NO_PROGRESS, Progress
+from imagekit.images.repack import (
+    Node,
+    Tree,
+    add_parents,
+    read_content,
+    read_tree,
+    write_tree,
+)
+from imagekit.images.tarwrite import DIRECTORY, REGULAR, SYMLINK
+from imagekit.images.workdir import work_folder
+from imagekit.spec.base import Artifact, BaseSpec
+
+BUILDER = 1
+"""Version of the rules in this module, normalise.py and repack.py; part of every cache key."""
+
+STANDIN_MARKER = b"imagekit stand-in PAL"
+"""A libpal.so that holds these bytes is a stand-in: images with it are labelled as such."""
+
+STANDIN_LABEL = "io.imagekit.standin"
+
+_PAL = "/sgx/libpal.so"
+_MAX_EPOCH = 253402300799
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """The assembled base.
+
+    Attributes:
+        image: the image; its blobs are in the cache.
+        packages: the distribution's packages, sorted.
+        drift: how they differ from the lock, or None; to be printed as a warning.
+        cached: whether the image was there already.
+    """
+
+    image: Image
+    packages: tuple[Package, ...]
+    drift: PackageDrift | None
+    cached: bool
+
+
+def base_epoch(spec: BaseSpec, environ: Mapping[str, str] = os.environ) -> int:
+    """Give the time stamp of everything in the base, in seconds since 1970.
+
+    SOURCE_DATE_EPOCH (reproducible-builds.org specification) when set, else the spec's ``date``,
+    else a constant; never the clock.
+
+    Raises:
+        UsageError: SOURCE_DATE_EPOCH is no number of seconds.
+    """
+    text = environ.get("SOURCE_DATE_EPOCH")
+    if not text:
+        return spec.epoch
+    if not text.isascii() or not text.isdigit() or len(text) > 12 or int(text) > _MAX_EPOCH:
+        raise UsageError(
+            "SOURCE_DATE_EPOCH is no number of seconds since 1970",
+            "set it to a whole number such as 1767225600, or unset it",
+        )
+    return int(text)
+
+
+def assemble(
+    spec: BaseSpec,
+    project_dir: Path,
+    cache: Cache,
+    epoch: int | None = None,
+    lock: BaseLock | None = None,
+    progress: Progress = NO_PROGRESS,
+    *,
+    locked_only: bool = False,
+    refresh: bool = False,
+) -> Assembled:
+    """Make the base, or take it from the cache.
+
+    Args:
+        spec: what to make.
+        project_dir: folder that local paths in the spec are relative to.
+        cache: where artifacts, layers and the image are kept.
+        epoch: time stamps, seconds since 1970; None = :func:`base_epoch`.
+        lock: hashes the spec does not give, and the packages to expect.
+        progress: told the steps and bytes.
+        locked_only: refuse packages that are not the locked ones (instead of reporting them).
+        refresh: ask the archive again although the distribution layer is in the cache.
+
+    Raises:
+        InputError: a missing or wrong hash, a missing file, or (``locked_only``) other packages.
+        EngineError: mmdebstrap, pip or the network failed.
+    """
+    stamp = base_epoch(spec) if epoch is None else epoch
+    resolved = with_hashes(spec, lock)
+    inputs = _Inputs(resolved, project_dir, cache, stamp, lock, progress)
+    records = BaseCache(cache)
+    key = records.key("base", inputs.key_of_all())
+    with locked(records.lock_path(key)):
+        image = None if refresh else records.image(key)
+        was_cached = image is not None
+        distribution = _distribution(inputs, records, refresh)
+        found = drift(lock, distribution.packages) if lock is not None else None
+        if locked_only and lock is not None and not lock.packages:
+            raise InputError("the base lock names no packages", "run `imagekit base lock`")
+        if found is not None and locked_only:
+            raise InputError(found.problem, found.hint)
+        if image is None:
+            image = _build(inputs, records, distribution)
+            records.save_image(key, image)
+    return Assembled(image, distribution.packages, found, was_cached)
+
+
+def lock_base(
+    spec: BaseSpec,
+    project_dir: Path,
+    cache: Cache,
+    epoch: int | None = None,
+    progress: Progress = NO_PROGRESS,
+    previous: BaseLock | None = None,
+) -> BaseLock:
+    """Find out the hashes and package versions that a base is made of now.
+
+    Artifacts without a hash in the spec keep the one in ``previous``, others are fetched. The
+    distribution is made anew from the archive and kept for the build that follows.
+
+    Raises:
+        InputError, EngineError: as for :func:`assemble`.
+    """
+    stamp = base_epoch(spec) if epoch is None else epoch
+    known = previous.artifacts if previous is not None else {}
+    hashes: dict[str, str] = {}
+    for artifact in spec.artifacts:
+        if artifact.sha256 is None:
+            sha256 = known.get(artifact.name)
+            hashes[artifact.name] = fetch(artifact, project_dir, cache, sha256, progress).sha256
+    hashes_only = BaseLock(hashes)
+    resolved = with_hashes(spec, hashes_only)
+    records = BaseCache(cache)
+    inputs = _Inputs(resolved, project_dir, cache, stamp, hashes_only, progress)
+    distribution = _distribution(inputs, records, refresh=True)
+    lock = BaseLock(hashes, distribution.packages)
+    later = _Inputs(resolved, project_dir, cache, stamp, lock, progress)
+    records.save_layer(records.key("distribution", later.key_of_distribution()), distribution)
+    return lock
+
+
+def with_hashes(spec: BaseSpec, lock: BaseLock | None) -> BaseSpec:
+    """Give the spec with every artifact's hash, from the spec itself or from the lock.
+
+    Raises:
+        InputError: neither has it.
+    """
+    known = lock.artifacts if lock is not None else {}
+
+    def fill(artifact: Artifact) -> Artifact:
+        if artifact.sha256 is not None:
+            return artifact
+        if artifact.name not in known:
+            raise InputError(f"no sha256 for {artifact.source}", "run `imagekit base lock`")
+        return replace(artifact, sha256=known[artifact.name])
+
+    return replace(spec, artifacts=tuple(fill(artifact) for artifact in spec.artifacts))
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Everything a base depends on; ``spec`` has all hashes."""
+
+    spec: BaseSpec
+    project_dir: Path
+    cache: Cache
+    epoch: int
+    lock: BaseLock | None
+    progress: Progress
+
+    def key_of_distribution(self) -> dict[str, object]:
+        spec = self.spec.to_json()
+        packages = self.lock.packages if self.lock is not None else ()
+        return {
+            "builder": BUILDER,
+            "debs": [a.sha256 for a in self.spec.artifacts if a.is_deb],
+            "distribution": spec["distribution"],
+            "epoch": self.epoch,
+            "exclude": spec["exclude"],
+            # with other locked packages the archive is asked again
+            "lock": [package_json(package) for package in packages],
+            "packages": spec["packages"],
+            "source_keys": {
+                source.name: source.signed_by.sha256 or self.local_key(source.signed_by.path).hex()
+                for source in self.spec.sources
+            },
+            "sources": spec["sources"],
+        }
+
+    def key_of_artifact(self, artifact: Artifact) -> dict[str, object]:
+        return {
+            "builder": BUILDER,
+            "epoch": self.epoch,
+            "mode": artifact.mode,
+            "name": artifact.filename,
+            "sha256": artifact.sha256,
+            "strip": artifact.strip,
+            "take": artifact.take,
+            "to": artifact.to,
+        }
+
+    def key_of_all(self) -> dict[str, object]:
+        spec = self.spec
+        return {
+            "artifacts": [self.key_of_artifact(a) for a in spec.artifacts if not a.is_deb],
+            "distribution": self.key_of_distribution(),
+            "entrypoint": list(spec.entrypoint),
+            "env": dict(spec.env),
+            "files": [[f.path, f.mode, self.file_data(f.source, f.text).hex()] for f in spec.files],
+            "names": [a.name for a in spec.artifacts],
+            "user": spec.user,
+            "workdir": spec.workdir,
+        }
+
+    def file_data(self, source: str | None, text: str | None) -> bytes:
+        """Give the content of an entry of ``files``."""
+        if source is None:
+            return (text or "").encode("utf-8")
+        return _read(self.project_dir / source)
+
+    def local_key(self, path: str | None) -> bytes:
+        return _read(self.project_dir / (path or ""))
+
+    def source_keys(self) -> dict[str, bytes]:
+        """Give the public key of every extra apt source, by the source's name."""
+        keys = {}
+        for source in self.spec.sources:
+            key = source.signed_by
+            if key.url is not None and key.sha256 is not None:
+                name = f"key of source {source.name}"
+                found = fetch_url(name, key.url, key.sha256, self.cache, self.progress)
+                keys[source.name] = _read(found.path)
+            else:
+                keys[source.name] = self.local_key(key.path)
+        return keys
+
+
+def _distribution(inputs: _Inputs, records: BaseCache, refresh: bool) -> LayerRecord:
+    key = records.key("distribution", inputs.key_of_distribution())
+    found = None if refresh else records.layer(key)
+    if found is not None:
+        return found
+    with locked(records.lock_path(key)):
+        found = None if refresh else records.layer(key)
+        if found is None:  # else another process has just made it
+            found = _make_distribution(inputs)
+            records.save_layer(key, found)
+    return found
+
+
+def _make_distribution(inputs: _Inputs) -> LayerRecord:
+    spec, cache, progress = inputs.spec, inputs.cache, inputs.progress
+    debs = [
+        fetch(artifact, inputs.project_dir, cache, artifact.sha256, progress).path
+        for artifact in spec.artifacts
+        if artifact.is_deb
+    ]
+    keys = inputs.source_keys()
+    normaliser = Normaliser(inputs.epoch, spec.exclude)
+    with work_folder(cache.folder("work")) as folder:
+        root, packages = bootstrap(spec, debs, keys, folder, inputs.epoch, progress)
+        where = f"distribution {spec.distribution.suite}"
+        tree = read_tree(root, folder, where, progress, lambda path: normaliser.keep("/" + path))
+        with tree.content:
+            nodes = {p: n for p, n in tree.nodes.items() if normaliser.keep("/" + p)}
+            for path, node in nodes.items():
+                if node.kind == REGULAR and normaliser.rewrites("/" + path):
+                    node.data = normaliser.rewrite("/" + path, read_content(tree, node))
+            return _record(nodes, tree, inputs, where, packages)
+
+
+def _artifact_layer(
+    artifact: Artifact, inputs: _Inputs, records: BaseCache, below: LayerRecord
+) -> LayerRecord:
+    key = records.key("artifact", inputs.key_of_artifact(artifact))
+    found = records.layer(key)
+    if found is not None:
+        return found
+    fetched = fetch(artifact, inputs.project_dir, inputs.cache, artifact.sha256, inputs.progress)
+    to = (artifact.to or "/").strip("/")
+    with work_folder(inputs.cache.folder("work")) as folder:
+        if artifact.is_archive:
+            rename = renamer(artifact, to)
+            tree = read_tree(
+                fetched.path,
+                folder,
+                artifact.name,
+                inputs.progress,
+                lambda path: rename(path) is not None,
+            )
+            nodes = _renamed(artifact, tree, rename)
+        else:
+            node = Node(REGULAR, artifact.mode, size=fetched.size, offset=0)
+            tree = Tree({to: node}, fetched.path.open("rb"))
+            nodes = dict(tree.nodes)
+        with tree.content:
+            add_parents(nodes, below.special)
+            made = _record(nodes, tree, inputs, artifact.name, ())
+    records.save_layer(key, made)
+    return made
+
+
+def renamer(artifact: Artifact, to: str) -> Callable[[str], str | None]:
+    """Give the function from a path in the archive to the path in the image, None = not taken."""
+    prefix = f"{to}/" if to else ""
+
+    def take(path: str) -> str | None:
+        inner = artifact.take or ""
+        if path == inner:
+            return to or None
+        return prefix + path[len(inner) + 1 :] if path.startswith(inner + "/") else None
+
+    def strip(path: str) -> str | None:
+        parts = path.split("/")[artifact.strip :]
+        return prefix + "/".join(parts) if parts else None
+
+    return take if artifact.take else strip
+
+
+def _renamed(
+    artifact: Artifact, tree: Tree, rename: Callable[[str], str | None]
+) -> dict[str, Node]:
+    nodes: dict[str, Node] = {}
+    for path, node in tree.nodes.items():
+        target = rename(path)
+        if target is None:
+            continue
+        if target in nodes and not nodes[target].kind == node.kind == DIRECTORY:
+            raise InputError(
+                f"{artifact.name}: two entries become /{target}", "strip fewer components"
+            )
+        # owner and modes of an archive are those of whoever packed it
+        node.uid = node.gid = 0
+        node.mode = 0o755 if node.kind == DIRECTORY or node.mode & 0o111 else 0o644
+        node.capability = None
+        nodes[target] = node
+    if not any(node.kind != DIRECTORY for node in nodes.values()):
+        tops = sorted({path.partition("/")[0] for path in tree.nodes})[:5]
+        raise InputError(
+            f"{artifact.where or artifact.name}: take or strip leaves nothing of the archive",
+            f"at its top it has: {', '.join(tops)}",
+        )
+    return nodes
+
+
+def _record(
+    nodes: dict[str, Node],
+    tree: Tree,
+    inputs: _Inputs,
+    where: str,
+    packages: tuple[Package, ...],
+) -> LayerRecord:
+    add_parents(nodes, {})
+    layer = write_tree(nodes, tree.content, inputs.cache.blobs, inputs.epoch, where)
+    standin = any(
+        STANDIN_MARKER in read_content(tree, node)
+        for path, node in nodes.items()
+        if node.kind == REGULAR and ("/" + path).endswith(_PAL)
+    )
+    return LayerRecord(
+        layer,
+        packages,
+        {
+            path: Node(DIRECTORY, node.mode, node.uid, node.gid)
+            for path, node in nodes.items()
+            if node.kind == DIRECTORY and (node.mode, node.uid, node.gid) != (0o755, 0, 0)
+        },
+        {path: node.link for path, node in nodes.items() if node.kind == SYMLINK},
+        standin,
+    )
+
+
+def _build(inputs: _Inputs, records: BaseCache, distribution: LayerRecord) -> Image:
+    spec = inputs.spec
+    _check_targets(spec, distribution)
+    suite = spec.distribution.suite
+    parts: list[tuple[LayerRecord, str]] = [
+        (distribution, f"imagekit: {suite}, {len(distribution.packages)} packages")
+    ]
+    for artifact in spec.artifacts:
+        if not artifact.is_deb:
+            record = _artifact_layer(artifact, inputs, records, distribution)
+            parts.append((record, f"imagekit: {artifact.name} in {artifact.to}"))
+    layers = [record.layer for record, _ in parts]
+    history = [line for _, line in parts]
+    if spec.files:
+        layers.append(_files_layer(inputs, distribution))
+        history.append(f"imagekit: {len(spec.files)} files")
+    labels = {"org.opencontainers.image.created": rfc3339(inputs.epoch)}
+    if any(record.standin for record, _ in parts):
+        labels[STANDIN_LABEL] = "true"
+    return new_image(
+        layers,
+        inputs.cache.blobs,
+        created=inputs.epoch,
+        history=history,
+        labels=labels,
+        env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+        | dict(spec.env),
+        entrypoint=spec.entrypoint or None,
+        user=spec.user,
+        workdir=spec.workdir,
+    )
+
+
+def _files_layer(inputs: _Inputs, below: LayerRecord) -> Layer:
+    def parents(path: str) -> LayerFile | None:
+        node = below.special.get(path.strip("/"))
+        if node is None:
+            return None
+        return LayerFile(path, mode=node.mode, directory=True, uid=node.uid, gid=node.gid)
+
+    entries = [
+        LayerFile(file.path, inputs.file_data(file.source, file.text), file.mode)
+        for file in inputs.spec.files
+    ]
+    return write_layer(entries, inputs.cache.blobs, inputs.epoch, parents=parents)
+
+
+def _check_targets(spec: BaseSpec, distribution: LayerRecord) -> None:
+    """Refuse paths through a symbolic link of the distribution.
+
+    A layer that has /lib/x as a file makes /lib a directory: the link to usr/lib, and with it every
+    program of the image, would be gone.
+    """
+    targets: Sequence[str] = [a.to for a in spec.artifacts if a.to] + [f.path for f in spec.files]
+    for target in targets:
+        parts = target.strip("/").split("/")
+        for end in range(1, len(parts)):
+            path = "/".join(parts[:end])
+            link = distribution.links.get(path)
+            if link is not None:
+                raise InputError(
+                    f"base: {target} leads through /{path}, a symbolic link to {link}",
+                    "name the place the link leads to",
+                )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise disk_error(error, path, "read") from None

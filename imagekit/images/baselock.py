@@ -1,0 +1,163 @@
+"""``imagekit.base.lock.json``: the hashes and package versions a base was made of.
+
+The file is JSON (schema 1) with sorted keys and entries, one per line, fit for version control::
+
+    {"schema": 1,
+     "artifacts": [{"name": "pypi:pyspark==3.5.9", "sha256": "…"}],
+     "packages": [{"name": "tini", "version": "…", "architecture": "amd64", "sha256": "…" or null}]}
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagekit.errors import InputError
+from imagekit.images.debian import Package
+from imagekit.images.files import disk_error, write_atomically
+
+LOCK_NAME = "imagekit.base.lock.json"
+"""The lock's file name, beside the project file."""
+
+_HEX = re.compile(r"[0-9a-f]{64}")
+_HINT = "restore it from version control, or run `imagekit base lock` anew"
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class BaseLock:
+    """What was locked.
+
+    Attributes:
+        artifacts: artifact name (``Artifact.name``) to SHA-256, for those without one in the spec.
+        packages: the distribution's packages, sorted; empty when none were locked.
+    """
+
+    artifacts: Mapping[str, str]
+    packages: tuple[Package, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the lock as the JSON value of the file."""
+        return {
+            "artifacts": [
+                {"name": name, "sha256": self.artifacts[name]} for name in sorted(self.artifacts)
+            ],
+            "packages": [package_json(package) for package in sorted_packages(self.packages)],
+            "schema": 1,
+        }
+
+
+@dataclass(frozen=True)
+class PackageDrift:
+    """The archive delivers other packages than the lock names (a warning, or an error).
+
+    Attributes:
+        differences: one line per package, sorted by name: ``tini 0.19.0-1 → 0.19.0-2``.
+    """
+
+    differences: tuple[str, ...]
+
+    @property
+    def problem(self) -> str:
+        """One line for people that names the first packages."""
+        first = ", ".join(self.differences[:_SHOWN])
+        more = len(self.differences) - _SHOWN
+        return f"the distribution's packages are not those of {LOCK_NAME}: {first}" + (
+            f" and {more} more" if more > 0 else ""
+        )
+
+    @property
+    def hint(self) -> str:
+        """One line that says what to do."""
+        return (
+            "run `imagekit base lock` to take the new versions, or set distribution.snapshot to "
+            "the day of the lock"
+        )
+
+
+def load_lock(path: Path) -> BaseLock | None:
+    """Read a lock file; None when there is none.
+
+    Raises:
+        InputError: unreadable, or no lock of schema 1.
+    """
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise disk_error(error, path, "read") from None
+    try:
+        value = json.loads(text)
+        if not isinstance(value, dict) or value.get("schema") != 1:
+            raise InputError(f"{path}: not a base lock of schema 1", _HINT)
+        return BaseLock(
+            artifacts={str(item["name"]): _sha256(item) for item in value["artifacts"]},
+            packages=sorted_packages([package_from_json(item) for item in value["packages"]]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise InputError(f"{path}: the lock file is damaged", _HINT) from None
+
+
+def write_lock(path: Path, lock: BaseLock) -> None:
+    """Write a lock file atomically; equal locks give equal bytes.
+
+    Raises:
+        InputError: the disk refuses.
+    """
+    text = json.dumps(lock.to_json(), indent=1, sort_keys=True, ensure_ascii=False)
+    write_atomically(path, text.encode() + b"\n")
+
+
+def drift(lock: BaseLock, packages: Sequence[Package]) -> PackageDrift | None:
+    """Compare the packages that were installed with the locked ones; None when they are the same.
+
+    A hash counts where both sides know it.
+    """
+    if not lock.packages:
+        return None
+    locked = {(p.name, p.architecture): p for p in lock.packages}
+    found = {(p.name, p.architecture): p for p in packages}
+    lines = []
+    for key in sorted(locked.keys() | found.keys()):
+        before, now = locked.get(key), found.get(key)
+        if before is None or now is None or before.version != now.version:
+            old = before.version if before else "(none)"
+            new = now.version if now else "(none)"
+            lines.append(f"{key[0]} {old} → {new}")
+        elif before.sha256 and now.sha256 and before.sha256 != now.sha256:
+            lines.append(f"{key[0]} {before.version} with another content")
+    return PackageDrift(tuple(lines)) if lines else None
+
+
+def sorted_packages(packages: Sequence[Package]) -> tuple[Package, ...]:
+    """Sort packages by name, architecture and version."""
+    return tuple(sorted(packages, key=lambda p: (p.name, p.architecture, p.version)))
+
+
+def package_json(package: Package) -> dict[str, Any]:
+    """Give a package as JSON value."""
+    return {
+        "architecture": package.architecture,
+        "name": package.name,
+        "sha256": package.sha256,
+        "version": package.version,
+    }
+
+
+def package_from_json(item: Mapping[str, Any]) -> Package:
+    """Read a package; ValueError, KeyError or TypeError when it is none."""
+    words = [item["name"], item["version"], item["architecture"]]
+    if not all(isinstance(word, str) and word.isprintable() for word in words):
+        raise ValueError(item)
+    sha256 = None if item["sha256"] is None else _sha256(item)
+    return Package(words[0], words[1], words[2], sha256)
+
+
+def _sha256(item: Mapping[str, Any]) -> str:
+    text = item["sha256"]
+    if not isinstance(text, str) or not _HEX.fullmatch(text):
+        raise ValueError(item)
+    return text
