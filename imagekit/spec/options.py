@@ -36,8 +36,8 @@ class GramineOptions:
     """``1.9`` or ``1.3``; None to look in the base."""
     template: Path | None = None
     """Own manifest template; None for the profile's."""
-    define: tuple[tuple[str, str], ...] = ()
-    """Further template variables, sorted by name."""
+    define: tuple[tuple[str, str | bool], ...] = ()
+    """Further template variables, sorted by name; true where the command line gives no value."""
 
 
 @dataclass(frozen=True)

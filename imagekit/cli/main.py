@@ -1,0 +1,130 @@
+"""The ``imagekit`` command: all groups, and the one place where errors end.
+
+Modules that are imported here import nothing heavy: ``imagekit --help`` is typer and little else.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from imagekit import __version__
+from imagekit.cli import base, build, image, key, project, tool
+from imagekit.cli.ui import ui
+from imagekit.errors import ImagekitError
+
+app = typer.Typer(
+    name="imagekit",
+    help="Measured, signed and reproducible SGX enclave images, without a daemon.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+app.command()(project.init)
+app.command()(project.plan)
+app.command()(build.render)
+app.add_typer(base.app, name="base")
+app.command()(build.build)
+app.add_typer(key.app, name="key")
+app.command()(image.inspect)
+app.command()(image.measure)
+app.command()(image.verify)
+app.add_typer(tool.app, name="tool")
+
+_EVERYWHERE = {"-v": "verbose", "--verbose": "verbose", "--quiet": "quiet"}
+_FLAG_OWNERS = ("tool",)  # below these the same letters belong to the stock tools
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"imagekit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Tracebacks too; may stand anywhere.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Results and warnings only; may stand anywhere.")
+    ] = False,
+) -> None:
+    """Measured, signed and reproducible SGX enclave images, without a daemon."""
+
+
+def _take_flags(arguments: Sequence[str]) -> list[str]:
+    """Take the flags that may stand anywhere out of the arguments and set `ui` by them."""
+    rest: list[str] = []
+    for position, argument in enumerate(arguments):
+        if argument == "--" or argument in _FLAG_OWNERS:
+            return rest + list(arguments[position:])
+        if argument in _EVERYWHERE:
+            setattr(ui, _EVERYWHERE[argument], True)
+        else:
+            rest.append(argument)
+    return rest
+
+
+def _fail(problem: str, hint: str) -> None:
+    print(f"error: {problem}", file=sys.stderr)
+    print(f"hint: {hint}", file=sys.stderr, flush=True)
+
+
+def run(command: typer.Typer, arguments: Sequence[str], name: str) -> int:
+    """Run a command and give its exit code; every error ends here, in two lines.
+
+    Args:
+        command: what to run.
+        arguments: without the program's name.
+        name: how the program is called.
+    """
+    try:
+        code = command(args=_take_flags(arguments), prog_name=name, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except ImagekitError as error:
+        if ui.verbose:
+            raise
+        _fail(error.problem, error.hint)
+        return error.exit_code
+    except typer.Abort:
+        return 130
+    except typer.TyperException as error:
+        message = getattr(error, "format_message", error.__str__)()
+        _fail(" ".join(message.split()), f"see {name} --help")
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone; there is nobody to tell
+        return 1
+    except Exception as error:
+        if ui.verbose:
+            raise
+        _fail(
+            f"unexpected {type(error).__name__}: {error}",
+            "this is a defect of imagekit; run again with -v and report what it prints",
+        )
+        return 1
+
+
+def main() -> None:
+    """Entry point of ``imagekit``."""
+    sys.exit(run(app, sys.argv[1:], "imagekit"))
+
+
+def gramine_manifest() -> None:
+    """Entry point of ``imagekit-gramine-manifest``."""
+    sys.exit(run(app, ["tool", "gramine-manifest", *sys.argv[1:]], "imagekit"))
+
+
+def gramine_sgx_sign() -> None:
+    """Entry point of ``imagekit-gramine-sgx-sign``."""
+    sys.exit(run(app, ["tool", "gramine-sgx-sign", *sys.argv[1:]], "imagekit"))

@@ -1,0 +1,173 @@
+"""Opening finished images for ``inspect``, ``measure`` and ``verify``, and what they say."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from imagekit.enclave.gramine import Measurement, measure, measured_bytes, plan_layout
+from imagekit.enclave.parameters import enclave_parameters
+from imagekit.enclave.releases import Release, release_named
+from imagekit.enclave.sigstruct import SigStruct, decode_date, parse_sigstruct
+from imagekit.errors import InputError, UsageError
+from imagekit.images.cache import Cache
+from imagekit.images.oci import Image
+from imagekit.images.open import open_image
+from imagekit.images.progress import NO_PROGRESS, Progress
+from imagekit.images.references import parse_reference
+from imagekit.images.rootfs import Rootfs
+from imagekit.release.cell import SIGFILE
+from imagekit.release.gramine_tools import read_input, read_pal, read_text
+from imagekit.release.verify import pal_path_of, read_manifest, release_of
+from imagekit.render.toml_text import parse_toml
+
+_DEBUG = 2
+
+
+def measurement_option(text: str | None, option: str) -> str | None:
+    """Read an option that takes a measurement: 64 hex digits, case does not matter.
+
+    Raises:
+        UsageError: something else.
+    """
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text, re.ASCII):
+        raise UsageError(f"{option} {text!r} is not 64 hex digits", "copy it from a build's output")
+    return text.lower()
+
+
+def describe_sigstruct(sigstruct: SigStruct) -> dict[str, Any]:
+    """Give the fields of a SIGSTRUCT; masks and attributes as hexadecimal text."""
+    body = sigstruct.body
+    return {
+        "mr_enclave": body.mr_enclave.hex(),
+        "mr_signer": sigstruct.mr_signer.hex(),
+        "isv_prod_id": body.isv_prod_id,
+        "isv_svn": body.isv_svn,
+        "debug": bool(body.flags & _DEBUG),
+        "date": decode_date(body.date),
+        "attributes": {
+            "flags": f"{body.flags:#x}",
+            "flags_mask": f"{body.flags_mask:#x}",
+            "xfrm": f"{body.xfrm:#x}",
+            "xfrm_mask": f"{body.xfrm_mask:#x}",
+            "misc_select": f"{body.misc_select:#x}",
+            "misc_mask": f"{body.misc_mask:#x}",
+        },
+    }
+
+
+def inspect_file(path: Path) -> dict[str, Any]:
+    """Describe a SIGSTRUCT file.
+
+    Raises:
+        InputError: it cannot be read.
+        CheckError: it is not an intact SIGSTRUCT.
+    """
+    data = read_input(path, "SIGSTRUCT", 1 << 20)
+    return {"file": str(path), "sigstruct": describe_sigstruct(parse_sigstruct(data, str(path)))}
+
+
+def inspect_image(reference: str, progress: Progress = NO_PROGRESS) -> dict[str, Any]:
+    """Describe an image: labels, entry point, layers, and its SIGSTRUCT if it has one.
+
+    Raises:
+        InputError: it cannot be read.
+        CheckError: its SIGSTRUCT is not intact.
+    """
+    cache = Cache()
+    image = open_image(reference, cache)
+    rootfs = Rootfs.from_image(image, cache, progress)
+    facts: dict[str, Any] = {
+        "image": reference,
+        "digest": image.digest,
+        "created": image.created,
+        "layers": [{"digest": layer.digest, "size": layer.size} for layer in image.layers],
+        "entrypoint": list(image.entrypoint),
+        "labels": dict(sorted(image.labels.items())),
+    }
+    if rootfs.kind(SIGFILE) == "file":
+        facts["sigstruct"] = describe_sigstruct(parse_sigstruct(rootfs.read(SIGFILE), SIGFILE))
+    return facts
+
+
+def as_lines(facts: Mapping[str, Any], indent: str = "") -> list[str]:
+    """Lay nested facts out as lines."""
+    width = max((len(key) for key in facts), default=0)
+    lines = []
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{key}:", *as_lines(value, indent + "  ")]
+        elif isinstance(value, list):
+            shown = [f"{v['digest']} {v['size']}" if isinstance(v, dict) else str(v) for v in value]
+            lines += [f"{indent}{key}:", *(f"{indent}  {line}" for line in shown)]
+        else:
+            shown_value = str(value).lower() if isinstance(value, bool) else value
+            lines.append(f"{indent}{key:<{width}} : {shown_value}")
+    return lines
+
+
+def fresh_view(
+    reference: str, progress: Progress = NO_PROGRESS
+) -> tuple[Image, Rootfs, str | None]:
+    """Open an image for verification: every blob is hashed again, nothing is taken from the cache.
+
+    Returns:
+        The image, its merged view, and the name it goes by (label, else tag), if any.
+
+    Raises:
+        InputError: it cannot be read at all. Damaged layers are in the view's ``problems``.
+    """
+    image = open_image(reference, Cache())
+    rootfs = Rootfs.from_image(image, None, progress, lenient=True)
+    tag = parse_reference(reference).tag
+    name = tag or image.labels.get("org.opencontainers.image.title")
+    return image, rootfs, name
+
+
+def _measure(
+    text: bytes, manifest: Mapping[str, Any], pal: Any, release: Release, progress: Progress
+) -> Measurement:
+    parameters = enclave_parameters(manifest, release)
+    total = measured_bytes(plan_layout(text, pal, parameters))
+    with progress.task("measuring", total) as advance:
+        return measure(text, pal, parameters, advance)
+
+
+def measure_files(
+    manifest_file: Path, libpal: Path, version: str | None, progress: Progress = NO_PROGRESS
+) -> Measurement:
+    """Measure a ``.manifest.sgx`` file with a PAL.
+
+    Raises:
+        InputError: a file is missing or not what it should be.
+        SigningError: the manifest describes no enclave.
+    """
+    text = read_text(manifest_file, "manifest")
+    release = release_named(version) if version else None
+    manifest = parse_toml(text, release or release_named("1.9"), str(manifest_file))
+    release = release or release_of(manifest)
+    return _measure(text.encode(), manifest, read_pal(libpal), release, progress)
+
+
+def measure_image(
+    reference: str, version: str | None, progress: Progress = NO_PROGRESS
+) -> Measurement:
+    """Measure an image's manifest with its own PAL; labels, signature and lock are not looked at.
+
+    Raises:
+        InputError: it cannot be read or is no enclave image.
+        SigningError: the manifest describes no enclave.
+    """
+    from imagekit.enclave.elf import parse_elf
+
+    cache = Cache()
+    image = open_image(reference, cache)
+    rootfs = Rootfs.from_image(image, cache, progress)
+    text, manifest = read_manifest(rootfs)
+    path = pal_path_of(manifest)
+    if rootfs.kind(path) != "file":
+        raise InputError(f"the image has no {path}", "its manifest names another Gramine")
+    release = release_named(version) if version else release_of(manifest)
+    return _measure(text, manifest, parse_elf(rootfs.read(path), path), release, progress)

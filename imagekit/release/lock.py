@@ -1,0 +1,111 @@
+"""``imagekit.lock.json``: what was built, from what, with which measurement.
+
+One entry per image reference. The file is written whole and sorted, so that it can live in version
+control and a difference in it is a difference in an image.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from imagekit.errors import InputError
+from imagekit.images.files import locked_folder, write_atomically
+
+SCHEMA = 1
+FILE_NAME = "imagekit.lock.json"
+
+
+@dataclass(frozen=True)
+class LockEntry:
+    """One built image.
+
+    Attributes:
+        digest: of the image's manifest.
+        base: digest of the base image's manifest.
+        libos, profile, log, attestation: the cell, in words.
+        epc: enclave size, as in the image's name.
+        gramine: release whose rules were followed.
+        mr_enclave, mr_signer: 64 lower-case hex digits.
+        isv_prod_id, isv_svn: as signed.
+        debug: whether the enclave can be debugged.
+        date: the SIGSTRUCT's date.
+        epoch: seconds since 1970 that the layer bears.
+        layer: digest of the cell's own layer.
+        manifest_sha256: of ``bash.manifest.sgx``.
+        libpal_sha256: of Gramine's PAL.
+        standin: whether Gramine is the stand-in.
+    """
+
+    digest: str
+    base: str
+    libos: str
+    profile: str
+    epc: str
+    log: str
+    attestation: str
+    gramine: str
+    mr_enclave: str
+    mr_signer: str
+    isv_prod_id: int
+    isv_svn: int
+    debug: bool
+    date: str
+    epoch: int
+    layer: str
+    manifest_sha256: str
+    libpal_sha256: str
+    standin: bool
+
+
+def _entry(raw: object, where: str) -> LockEntry:
+    names = {field.name: field.type for field in fields(LockEntry)}
+    if not isinstance(raw, dict) or set(raw) != set(names):
+        raise InputError(f"{where}: not an entry of schema {SCHEMA}", "build the image again")
+    for name, kind in names.items():
+        if type(raw[name]) is not kind:
+            raise InputError(f"{where}: {name} is of the wrong type", "build the image again")
+    return LockEntry(**raw)
+
+
+def read_lock(path: Path) -> dict[str, LockEntry]:
+    """Read a lock file: image reference → entry; empty if there is no file.
+
+    Raises:
+        InputError: unreadable or not a lock file of this schema.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise InputError(f"{path}: {reason}", "check the file") from None
+    hint = "restore it from version control, or remove it and build again"
+    try:
+        document: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON: {str(error).splitlines()[0]}", hint) from None
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise InputError(f"{path}: not a lock file of schema {SCHEMA}", hint)
+    images = document.get("images")
+    if not isinstance(images, dict):
+        raise InputError(f"{path}: images: not an object", hint)
+    return {name: _entry(raw, f"{path}: {name}") for name, raw in images.items()}
+
+
+def update_lock(path: Path, entries: Mapping[str, LockEntry]) -> None:
+    """Add or replace entries; two runs at once both land.
+
+    Raises:
+        InputError: the file is damaged or cannot be written.
+    """
+    with locked_folder(path.parent):
+        images = {**read_lock(path), **entries}
+        document = {
+            "schema": SCHEMA,
+            "images": {name: asdict(images[name]) for name in sorted(images)},
+        }
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(path, text.encode())

@@ -1,0 +1,374 @@
+"""Checking a finished image from its own content alone.
+
+Labels, names and the lock file are claims; manifest, PAL, trusted files and SIGSTRUCT are looked
+at, every blob is hashed again, and the measurement is computed anew. All findings are collected: a
+check that stops at the first one hides the others.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from imagekit.enclave.elf import Elf, parse_elf
+from imagekit.enclave.gramine import measure_manifest
+from imagekit.enclave.parameters import enclave_parameters, parse_gramine_size
+from imagekit.enclave.releases import GRAMINE_1_3, NEWEST, Release
+from imagekit.enclave.sigstruct import SigStruct, parse_sigstruct
+from imagekit.errors import ImagekitError, InputError, UsageError
+from imagekit.images.oci import Image
+from imagekit.images.rootfs import Rootfs
+from imagekit.release.cell import LABEL, MANIFEST, MANIFEST_SGX, SIGFILE, ImageTree
+from imagekit.release.discover import is_standin
+from imagekit.release.lock import read_lock
+from imagekit.release.signing import check_before_signing
+from imagekit.render.manifest import complete_manifest, trusted_hashes
+from imagekit.render.toml_text import parse_toml
+from imagekit.spec.matrix import Cell
+from imagekit.spec.names import parse_image_name
+from imagekit.spec.sizes import epc_name
+
+_ENTRY_SUFFIX = "libsysdb.so"
+
+
+@dataclass(frozen=True)
+class Enclave:
+    """What an image holds of its enclave.
+
+    Attributes:
+        text: bytes of ``bash.manifest.sgx``.
+        manifest: the same, parsed.
+        sigstruct: the signature.
+        pal_path: where the PAL is in the image.
+        pal: Gramine's PAL.
+        release: whose rules the manifest follows.
+    """
+
+    text: bytes
+    manifest: Mapping[str, Any]
+    sigstruct: SigStruct
+    pal_path: str
+    pal: Elf
+    release: Release
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What somebody wants the image to be.
+
+    Attributes:
+        name: its name, if it has one that says something; with or without tag.
+        mr_enclave, mr_signer: 64 lower-case hex digits.
+        lock: lock file.
+        allow_standin: accept the stand-in Gramine.
+        allow_debug: accept an enclave that the host can debug.
+    """
+
+    name: str | None = None
+    mr_enclave: str | None = None
+    mr_signer: str | None = None
+    lock: Path | None = None
+    allow_standin: bool = False
+    allow_debug: bool = False
+
+
+@dataclass
+class Verdict:
+    """What was checked and what was found.
+
+    Attributes:
+        passed: one line per check that held.
+        failed: one line per finding.
+        notes: what could not be checked, and what is worth knowing.
+        mr_enclave, mr_signer: as signed, once known.
+    """
+
+    passed: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    mr_enclave: str = ""
+    mr_signer: str = ""
+
+    def check(self, name: str, holds: bool, failure: str) -> None:
+        """Note one check."""
+        if holds:
+            self.passed.append(name)
+        else:
+            self.failed.append(failure)
+
+
+def release_of(manifest: Mapping[str, Any]) -> Release:
+    """Tell from a finished manifest which release's tools wrote it."""
+    sgx = manifest.get("sgx", {})
+    return GRAMINE_1_3 if "thread_num" in sgx and "max_threads" not in sgx else NEWEST
+
+
+def pal_path_of(manifest: Mapping[str, Any]) -> str:
+    """Give where the PAL of a manifest's Gramine is: beside its entry point.
+
+    Raises:
+        InputError: the entry point is not Gramine's.
+    """
+    entry = manifest.get("loader", {}).get("entrypoint")
+    uri = entry.get("uri") if isinstance(entry, Mapping) else entry
+    if not isinstance(uri, str) or not uri.endswith(f"/{_ENTRY_SUFFIX}"):
+        raise InputError(
+            f"{MANIFEST_SGX}: loader.entrypoint {uri!r} is not Gramine's {_ENTRY_SUFFIX}",
+            "the manifest was not made for Gramine",
+        )
+    return uri.removeprefix("file:").removesuffix(_ENTRY_SUFFIX) + "sgx/libpal.so"
+
+
+def read_manifest(rootfs: Rootfs) -> tuple[bytes, dict[str, Any]]:
+    """Read ``bash.manifest.sgx`` out of an image.
+
+    Raises:
+        InputError: not there, or not readable.
+    """
+    if rootfs.kind(MANIFEST_SGX) != "file":
+        raise InputError(
+            f"the image has no {MANIFEST_SGX}: it is not an enclave image",
+            "give the custom image, not its base",
+        )
+    text = rootfs.read(MANIFEST_SGX)
+    try:
+        decoded = text.decode()
+    except UnicodeDecodeError:
+        raise InputError(f"{MANIFEST_SGX}: not UTF-8 text", "build the image again") from None
+    try:
+        return text, parse_toml(decoded, NEWEST, MANIFEST_SGX)
+    except InputError:
+        # 1.3 writes TOML that newer parsers may refuse.
+        return text, parse_toml(decoded, GRAMINE_1_3, MANIFEST_SGX)
+
+
+def read_enclave(rootfs: Rootfs) -> Enclave:
+    """Read manifest, signature and PAL out of an image.
+
+    Raises:
+        InputError: one of them is missing or unreadable.
+        CheckError: the SIGSTRUCT is not intact.
+    """
+    text, manifest = read_manifest(rootfs)
+    if rootfs.kind(SIGFILE) != "file":
+        raise InputError(f"the image has no {SIGFILE}", "build the image again")
+    sigstruct = parse_sigstruct(rootfs.read(SIGFILE), SIGFILE)
+    pal_path = pal_path_of(manifest)
+    if rootfs.kind(pal_path) != "file":
+        raise InputError(f"the image has no {pal_path}", "its manifest names another Gramine")
+    pal = parse_elf(rootfs.read(pal_path), pal_path)
+    return Enclave(text, manifest, sigstruct, pal_path, pal, release_of(manifest))
+
+
+def verify_image(image: Image, rootfs: Rootfs, expected: Expected) -> Verdict:
+    """Check everything that can be checked about an image.
+
+    Args:
+        image: the image.
+        rootfs: its merged view, hashed anew (not from a cache).
+        expected: what it should be.
+
+    Raises:
+        InputError: a lock file that cannot be read.
+    """
+    verdict = Verdict()
+    _guard(verdict, lambda: _check_keys(verdict, image, rootfs))
+    for problem in rootfs.problems:
+        verdict.failed.append(problem)
+    try:
+        enclave = read_enclave(rootfs)
+    except ImagekitError as error:
+        verdict.failed.append(error.problem)
+        _guard(verdict, lambda: _check_trusted(verdict, rootfs, read_manifest(rootfs)[1]))
+        return verdict
+    body = enclave.sigstruct.body
+    verdict.mr_enclave, verdict.mr_signer = body.mr_enclave.hex(), enclave.sigstruct.mr_signer.hex()
+    verdict.passed.append("signature, q1 and q2")
+    _guard(verdict, lambda: _check_measurement(verdict, enclave))
+    _guard(verdict, lambda: _check_trusted(verdict, rootfs, enclave.manifest))
+    _guard(verdict, lambda: _check_early_manifest(verdict, rootfs, enclave))
+    _guard(verdict, lambda: _check_claims(verdict, image, enclave, expected))
+    _check_expected(verdict, image, expected)
+    verdict.check(
+        "no debug",
+        expected.allow_debug or not body.flags & 2,
+        "the enclave can be debugged, that is read, by the host (--allow-debug accepts that)",
+    )
+    standin = is_standin(enclave.pal)
+    verdict.check(
+        "a real Gramine",
+        expected.allow_standin or not standin,
+        f"{enclave.pal_path} is a stand-in, not Gramine: nothing of this image runs in an enclave "
+        "(--allow-standin accepts that)",
+    )
+    if standin and expected.allow_standin:
+        verdict.notes.append("STAND-IN: this image's Gramine is a stand-in; it protects nothing")
+    return verdict
+
+
+def _guard(verdict: Verdict, check: Callable[[], None]) -> None:
+    """Run one check; an error of it is a finding."""
+    try:
+        check()
+    except ImagekitError as error:
+        verdict.failed.append(error.problem)
+
+
+def _check_measurement(verdict: Verdict, enclave: Enclave) -> None:
+    body = enclave.sigstruct.body
+    parameters = enclave_parameters(enclave.manifest, enclave.release)
+    measured = measure_manifest(enclave.text, enclave.manifest, enclave.pal, enclave.release)
+    verdict.check(
+        "mr_enclave recomputed from manifest and PAL",
+        measured.mr_enclave == body.mr_enclave,
+        f"mr_enclave: {SIGFILE} says {body.mr_enclave.hex()}, but {MANIFEST_SGX} and "
+        f"{enclave.pal_path} measure to {measured.mr_enclave.hex()}",
+    )
+    for name in ("flags", "xfrm", "xfrm_mask", "misc_select", "isv_prod_id", "isv_svn"):
+        signed, wanted = getattr(body, name), getattr(parameters, name)
+        if signed != wanted:
+            verdict.failed.append(
+                f"{name}: {SIGFILE} says {signed:#x}, {MANIFEST_SGX} says {wanted:#x}"
+            )
+    verdict.check(
+        "attribute masks",
+        bool(body.flags_mask & 2) and body.misc_mask == 0xFFFFFFFF,
+        f"{SIGFILE}: the attribute mask lets the host start the enclave in debug mode",
+    )
+    check_before_signing(enclave.manifest, enclave.release, MANIFEST_SGX)
+    verdict.passed.append("manifest values")
+
+
+def _check_trusted(verdict: Verdict, rootfs: Rootfs, manifest: Mapping[str, Any]) -> None:
+    hashes = trusted_hashes(manifest)
+    wrong = 0
+    for path, wanted in hashes.items():
+        if rootfs.kind(path) != "file":
+            verdict.failed.append(f"trusted file {path} is not in the image")
+        elif rootfs.sha256(path) != wanted:
+            verdict.failed.append(
+                f"trusted file {path}: its SHA-256 is {rootfs.sha256(path)}, not {wanted}"
+            )
+        else:
+            continue
+        wrong += 1
+    if not wrong:
+        verdict.passed.append(f"{len(hashes)} trusted files")
+
+
+def _check_early_manifest(verdict: Verdict, rootfs: Rootfs, enclave: Enclave) -> None:
+    """``bash.manifest`` must be what the signed manifest was made from."""
+    if rootfs.kind(MANIFEST) != "file":
+        verdict.notes.append(f"{MANIFEST} is not in the image")
+        return
+    early = rootfs.read(MANIFEST)
+    same = early == enclave.text
+    if not same:
+        libos = pal_path_of(enclave.manifest).removesuffix("sgx/libpal.so") + _ENTRY_SUFFIX
+        _, made = complete_manifest(
+            early.decode("utf-8", "replace"),
+            enclave.release,
+            name=MANIFEST,
+            libos=libos,
+            tree=ImageTree(rootfs),
+        )
+        same = made == enclave.text
+    verdict.check(
+        "bash.manifest leads to bash.manifest.sgx",
+        same,
+        f"{MANIFEST} is not what {MANIFEST_SGX} was made from",
+    )
+
+
+def cell_of(manifest: Mapping[str, Any]) -> Cell:
+    """Give the cell that a manifest describes.
+
+    Raises:
+        SigningError: its size is not readable.
+    """
+    sgx, loader = manifest.get("sgx", {}), manifest.get("loader", {})
+    return Cell(
+        "gramine",
+        parse_gramine_size(sgx.get("enclave_size")),
+        str(loader.get("log_level", "error")),
+        str(sgx.get("remote_attestation", "none")),
+    )
+
+
+def _check_claims(verdict: Verdict, image: Image, enclave: Enclave, expected: Expected) -> None:
+    """Labels and name against the content."""
+    cell = cell_of(enclave.manifest)
+    facts = {
+        "libos": cell.libos,
+        "epc": _size_name(cell.epc),
+        "log": cell.log,
+        "attestation": cell.attestation,
+        "mr_enclave": verdict.mr_enclave,
+        "mr_signer": verdict.mr_signer,
+        "standin": str(is_standin(enclave.pal)).lower(),
+    }
+    labels = image.labels
+    wrong = [
+        f"label {LABEL}{name} says {labels[LABEL + name]!r}, the content says {fact!r}"
+        for name, fact in facts.items()
+        if labels.get(LABEL + name, fact) != fact
+    ]
+    verdict.failed += wrong
+    if not wrong:
+        verdict.passed.append("labels")
+    if expected.name is None:
+        verdict.notes.append("the image has no name to check")
+        return
+    try:
+        _, named, _ = parse_image_name(expected.name)
+    except UsageError:
+        verdict.notes.append(f"the name {expected.name} does not say what is in the image")
+        return
+    verdict.check(
+        "name",
+        named == cell,
+        f"the name {expected.name} says {named.id}, the manifest says {cell.id}",
+    )
+
+
+def _size_name(size: int) -> str:
+    try:
+        return epc_name(size)
+    except ValueError:
+        return str(size)
+
+
+def _check_expected(verdict: Verdict, image: Image, expected: Expected) -> None:
+    for name, wanted in (
+        ("mr_enclave", expected.mr_enclave),
+        ("mr_signer", expected.mr_signer),
+    ):
+        if wanted is not None:
+            found = getattr(verdict, name)
+            verdict.check(
+                f"{name} as expected", found == wanted, f"{name} is {found}, not {wanted}"
+            )
+    if expected.lock is None:
+        return
+    entries = read_lock(expected.lock)
+    entry = next((e for e in entries.values() if e.digest == image.digest), None)
+    if entry is None:
+        verdict.failed.append(f"{expected.lock} has no image with digest {image.digest}")
+        return
+    same = (entry.mr_enclave, entry.mr_signer) == (verdict.mr_enclave, verdict.mr_signer)
+    verdict.check(
+        "lock file", same, f"{expected.lock} says mr_enclave {entry.mr_enclave} for this digest"
+    )
+
+
+def _check_keys(verdict: Verdict, image: Image, rootfs: Rootfs) -> None:
+    from imagekit.images.keyscan import find_keys
+
+    for finding in rootfs.key_findings:
+        verdict.failed.append(f"private key in {finding}")
+    for what, data in (("config and history", image.config), ("manifest", image.manifest)):
+        # JSON writes line ends as \n; the search wants them as they were.
+        for finding in find_keys(data.replace(b"\\n", b"\n").replace(b"\\r", b"\r")):
+            verdict.failed.append(f"private key in the image's {what}: {finding}")
+    if not any(line.startswith("private key") for line in verdict.failed):
+        verdict.passed.append("no private key in layers, history and config")

@@ -1,0 +1,105 @@
+"""The drop-in tools against what the stock tools gave for the same inputs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+GRAMINE = Path(__file__).parent.parent / "golden" / "gramine"
+CASES = sorted(path.name for path in GRAMINE.iterdir() if path.is_dir())
+NEGATIVE = json.loads((GRAMINE / "negative.json").read_text())
+
+
+def prepare(name, folder, tree_of):
+    case = GRAMINE / name
+    expected = json.loads((case / "expected.json").read_text())
+    flags = ["--gramine-version", "1.3"] if expected["gramine_version"] == "1.3.1" else []
+    if expected.get("files"):
+        tree_of(expected["files"], folder / "files")
+    if expected.get("chroot"):
+        flags += ["--chroot", tree_of(expected["chroot"], folder / "root")]
+    (folder / "app.manifest.template").write_bytes((case / "app.manifest.template").read_bytes())
+    return case, expected, flags
+
+
+def defines_of(values):
+    return [f"-D{key}={value}" for key, value in values.items()]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_output_equals_the_stock_tools(name, in_folder, tree_of, imagekit, golden_key):
+    case, expected, flags = prepare(name, in_folder, tree_of)
+    defines = defines_of(json.loads((case / "defines.json").read_text()))
+
+    code, _, err = imagekit(
+        "tool", "gramine-manifest", *flags, *defines, "app.manifest.template", "app.manifest"
+    )
+    assert code == 0, err
+    assert (in_folder / "app.manifest").read_bytes() == (case / "app.manifest").read_bytes()
+
+    # fmt: off
+    code, out, err = imagekit(
+        "tool", "gramine-sgx-sign", *flags, "-m", "app.manifest", "-o", "app.manifest.sgx",
+        "-l", GRAMINE / expected["libpal"], "-k", golden_key, "-d", expected["date"],
+        "--depfile", "app.d",
+    )
+    # fmt: on
+    assert code == 0, err
+    sgx = in_folder / "app.manifest.sgx"
+    assert sgx.read_bytes() == (case / "app.manifest.sgx").read_bytes()
+    assert (in_folder / "app.sig").read_bytes() == (case / "app.sig").read_bytes()
+    assert expected["mr_enclave"] in out
+    depfile = (in_folder / "app.d").read_text()
+    assert depfile.startswith("app.manifest.sgx app.sig:")
+    assert "app.manifest" in depfile
+    assert str(GRAMINE / expected["libpal"]) in depfile
+
+
+@pytest.mark.parametrize("case", NEGATIVE["cases"], ids=lambda case: case["name"])
+def test_what_the_stock_tools_refuse_or_should_is_refused_in_two_lines(
+    case, in_folder, imagekit, golden_key
+):
+    from conftest import make_tree
+
+    if case["files"]:
+        make_tree(case["files"], in_folder / "files")
+    (in_folder / "app.manifest.template").write_text(case["template"])
+    made = "app.manifest.template", "app.manifest"
+    code, _, err = imagekit("tool", "gramine-manifest", *defines_of(case["defines"]), *made)
+    stock = case["gramine-manifest"]["exit_code"]
+    assert (code != 0) == (stock != 0), err
+    if code:
+        check_error(err)
+        assert not (in_folder / "app.manifest").exists()
+        code, _, err = imagekit("tool", "gramine-manifest", "--no-check", *made)
+        assert (code != 0) == (case["gramine-manifest --no-check"]["exit_code"] != 0), err
+        if code:
+            check_error(err)
+            return
+    # fmt: off
+    sign = (
+        "tool", "gramine-sgx-sign", "-m", "app.manifest", "-o", "app.manifest.sgx",
+        "-l", GRAMINE / NEGATIVE["libpal"], "-k", golden_key, "-d", NEGATIVE["date"],
+    )
+    # fmt: on
+    code, _, err = imagekit(*sign)
+    assert code == 6, err
+    check_error(err)
+    assert not list(in_folder.glob("app.sig*")) + list(in_folder.glob("app.manifest.sgx"))
+
+    code, out, err = imagekit(*sign, "--permissive")
+    if case["gramine-sgx-sign"]["exit_code"] == 0:
+        assert code == 0, err
+        assert "warning:" in err
+        assert case["mr_enclave"] in out
+    else:
+        assert code == 6, err
+        check_error(err)
+
+
+def check_error(err):
+    lines = [line for line in err.splitlines() if not line.startswith("warning: ")]
+    assert len(lines) == 2, err
+    assert lines[0].startswith("error: ")
+    assert lines[1].startswith("hint: ")
+    assert "Traceback" not in err
