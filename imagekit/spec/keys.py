@@ -171,7 +171,9 @@ KEYS: dict[str, Key] = {
     "gramine.template": Key("text", "Own manifest template, relative to this file."),
     "gramine.define": Key("map", "Further variables for the manifest template."),
     "launch": Key("mapping", "What runs inside (profile strict)."),
-    "launch.command": Key("texts", "Program and arguments, sealed into the manifest.", least=1),
+    "launch.command": Key(
+        "texts", "Absolute path of the program, and its arguments; sealed.", least=1
+    ),
     "launch.env": Key("map", "Environment, sealed into the manifest."),
     "launch.passthrough": Key("texts", "Variables whose value the host may choose."),
     "paths": Key("mapping", "Where programs are in the base, if not where they are looked for."),

@@ -45,7 +45,7 @@ class LaunchOptions:
     """What runs inside under the strict profile (``launch:``)."""
 
     command: tuple[str, ...] = ()
-    """Program and arguments; empty when the file names none."""
+    """The program's absolute path in the image, and its arguments; empty when none is named."""
     env: tuple[tuple[str, str], ...] = ()
     """Variables with sealed values, sorted by name."""
     passthrough: tuple[str, ...] = ()

@@ -331,7 +331,9 @@ def _launch(node: Node, profile: str) -> LaunchOptions:
 
 def _command(node: Node) -> tuple[str, ...]:
     program, *arguments = node.sequence(minimum=1)
-    return (program.string(what="a program"), *(item.string(empty=True) for item in arguments))
+    # Nothing looks along PATH inside: the manifest names the one program that is measured.
+    path = _inside(program, program.string(what="a program"))
+    return (path, *(item.string(empty=True) for item in arguments))
 
 
 def _variables(node: Node) -> tuple[tuple[str, str], ...]:

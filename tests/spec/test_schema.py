@@ -157,7 +157,7 @@ def test_every_mapping_of_the_table_is_among_those_looked_at() -> None:
         "base: {distribution: {suite: a}, sources: [{name: a, uri: 'https://a.example/', "
         "suites: [a], components: [b], "
         f"signed_by: {{url: 'https://a.example/k', sha256: {'0' * 64}}}}}]}}",
-        "launch: {command: [a, '', 1], passthrough: [], env: {A: ''}}",
+        "launch: {command: [/a, '', 1], passthrough: [], env: {A: ''}}",
         "trusted: [/a/, 'file:/b']",
     ],
 )
