@@ -33,6 +33,8 @@ class Finding:
             (it runs, at a price).
         stock: whether the stock *signer* refuses it too. The others can be signed with a warning by
             somebody who insists.
+        loads: an error that a loader takes all the same: the enclave starts and is not what the
+            manifest seems to say. A drop-in signer warns of it, a build refuses it.
     """
 
     key: str
@@ -40,6 +42,7 @@ class Finding:
     hint: str
     severity: Literal["error", "warning"] = ERROR
     stock: bool = False
+    loads: bool = False
 
     @property
     def line(self) -> str:

@@ -26,7 +26,8 @@ def file_findings(manifest: Mapping[str, Any], release: str) -> Iterator[Finding
         key = f"sgx.allowed_files[{number}]"
         if normal_path(uri) in trusted_paths:
             problem = f"{shown(uri)} is trusted as well as allowed"
-            yield Finding(key, problem, "keep it trusted, or do not write it there")
+            hint = "keep it trusted, or do not write it there"
+            yield Finding(key, problem, hint, loads=True)
     source = text_at(manifest, "loader.argv_src_file")
     if source and not _reachable(source, manifest):
         problem = f"{shown(source)} is neither trusted nor allowed, so it cannot be opened"
@@ -82,7 +83,8 @@ def mount_findings(manifest: Mapping[str, Any], release: str) -> Iterator[Findin
             host = normal_path(mount["uri"])
             if any(_overlap(host, other) for other in encrypted):
                 problem = f"{shown(mount['uri'])} overlaps another encrypted mount on the host"
-                yield Finding(f"{key}.uri", problem, "changes can get lost; separate them")
+                hint = "changes can get lost; separate them"
+                yield Finding(f"{key}.uri", problem, hint, loads=True)
             encrypted.append(host)
     for name in table_at(manifest, "fs.insecure__keys"):
         problem = "a key that stands in the manifest is known to everybody who has the image"
@@ -114,7 +116,8 @@ def _mount(key: str, mount: Mapping[str, Any]) -> Iterator[Finding]:
         return
     if kind != "encrypted":
         problem = f"has no meaning for a mount of type {shown(kind)}: the files are not encrypted"
-        yield Finding(f"{key}.key_name", problem, 'set type = "encrypted", or leave it out')
+        hint = 'set type = "encrypted", or leave it out'
+        yield Finding(f"{key}.key_name", problem, hint, loads=True)
     elif isinstance(name, str) and name.startswith("_") and name not in _SPECIAL_KEYS:
         problem = f"{shown(name)} starts with an underscore and is none of Gramine's own keys"
         yield Finding(f"{key}.key_name", problem, f"those are {' and '.join(_SPECIAL_KEYS)}")

@@ -195,12 +195,14 @@ def _cpu_features(manifest: Mapping[str, Any], release: str) -> Iterator[Finding
             "sgx.cpu_features.avx512",
             '"disabled" takes AVX away again, although sgx.cpu_features.avx is "required"',
             'leave avx512 "unspecified"',
+            loads=True,
         )
     if avx == "disabled" and avx512 == "required":
         yield Finding(
             "sgx.cpu_features.avx",
             '"disabled" has no effect: avx512 = "required" switches AVX on',
             "ask for both or for neither",
+            loads=True,
         )
 
 

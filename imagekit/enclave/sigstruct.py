@@ -48,7 +48,8 @@ def encode_date(text: str, *, bcd: bool = True) -> bytes:
 def decode_date(raw: bytes) -> str:
     """Give the DATE field as ``YYYY-MM-DD``, whichever of the two encodings was used."""
     digits = raw.hex()
-    if digits.isdecimal() and not (raw[1] == 7 and raw[2] > 0x12):
+    # A binary year of our time has 7 as its high byte; as BCD that is July of some odd century.
+    if digits.isdecimal() and not (raw[1] == 7 and raw[3] not in (0x19, 0x20)):
         return f"{digits[6:8]}{digits[4:6]}-{digits[2:4]}-{digits[0:2]}"
     year, month, day = struct.unpack("<HBB", raw)
     return f"{year:04}-{month:02}-{day:02}"

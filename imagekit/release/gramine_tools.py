@@ -191,7 +191,7 @@ def sign_manifest_file(
         release=release,
         date=date,
         what=name,
-        permissive=permissive,
+        tolerance="stock" if permissive else "loads",
         progress=progress,
     )
     return signed, [manifest_file, libpal, *_existing(tree, trusted_hashes(manifest))]

@@ -5,7 +5,7 @@ The one place where a manifest becomes a SIGSTRUCT, for images and for the drop-
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from imagekit.enclave.elf import Elf
 from imagekit.enclave.findings import Finding
@@ -17,6 +17,11 @@ from imagekit.enclave.sigstruct import SigStruct, SigStructBody, encode_date
 from imagekit.errors import ImagekitError, SigningError
 from imagekit.images.progress import NO_PROGRESS, Progress
 from imagekit.signing.signer import Signer, sign_body
+
+
+Tolerance = Literal["nothing", "loads", "stock"]
+"""Errors of a manifest that only get a warning: none; those that a loader takes; all those that the
+stock signer signs."""
 
 
 @dataclass(frozen=True)
@@ -67,22 +72,35 @@ def refuse(
         raise error(f"{what}: {errors[0].line}{more}", errors[0].hint)
 
 
+def _never(finding: Finding) -> bool:
+    return False
+
+
+def _loads(finding: Finding) -> bool:
+    return finding.loads
+
+
+def _not_stock(finding: Finding) -> bool:
+    return not finding.stock
+
+
 def check_before_signing(
-    manifest: Mapping[str, Any], release: Release, what: str, *, permissive: bool = False
+    manifest: Mapping[str, Any], release: Release, what: str, tolerance: Tolerance = "nothing"
 ) -> tuple[Finding, ...]:
-    """Refuse what no loader takes; give the rest as warnings.
+    """Refuse what must not be signed; give the rest as warnings.
 
     Args:
         manifest: with defaults and trusted files filled in.
         release: whose rules.
         what: the file or cell, for error messages.
-        permissive: let pass, as a warning, what the stock signer would sign.
+        tolerance: which errors pass as warnings.
 
     Raises:
         SigningError: the manifest must not be signed.
     """
     findings = signing_findings(manifest, release.name)
-    refuse([f for f in findings if f.stock or not permissive], what)
+    passes = {"nothing": _never, "loads": _loads, "stock": _not_stock}[tolerance]
+    refuse([finding for finding in findings if not passes(finding)], what)
     return findings
 
 
@@ -95,7 +113,7 @@ def sign_manifest(
     release: Release,
     date: str,
     what: str,
-    permissive: bool = False,
+    tolerance: Tolerance = "nothing",
     progress: Progress = NO_PROGRESS,
 ) -> SignedEnclave:
     """Check, measure and sign.
@@ -108,13 +126,13 @@ def sign_manifest(
         release: whose rules.
         date: ``YYYY-MM-DD`` for the SIGSTRUCT.
         what: the file or cell, for error messages.
-        permissive: see :func:`check_before_signing`.
+        tolerance: see :func:`check_before_signing`.
         progress: told the bytes hashed.
 
     Raises:
         SigningError: the manifest must not or cannot be signed, or the signer failed.
     """
-    warnings = check_before_signing(manifest, release, what, permissive=permissive)
+    warnings = check_before_signing(manifest, release, what, tolerance)
     parameters = enclave_parameters(manifest, release)
     total = measured_bytes(plan_layout(text, pal, parameters))
     with progress.task(f"measuring {what}", total) as advance:

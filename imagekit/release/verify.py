@@ -235,7 +235,7 @@ def _check_measurement(verdict: Verdict, enclave: Enclave) -> None:
         bool(body.flags_mask & 2) and body.misc_mask == 0xFFFFFFFF,
         f"{SIGFILE}: the attribute mask lets the host start the enclave in debug mode",
     )
-    check_before_signing(enclave.manifest, enclave.release, MANIFEST_SGX)
+    check_before_signing(enclave.manifest, enclave.release, MANIFEST_SGX, "loads")
     verdict.passed.append("manifest values")
 
 

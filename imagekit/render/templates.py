@@ -36,6 +36,8 @@ def toml_literal(value: object) -> str:
     A basic string of TOML takes the escapes that JSON writes; DEL, which JSON leaves as it is, is
     not allowed in one. A strict TOML parser (and Gramine's 1.3-era one) reads the result.
     """
+    if isinstance(value, jinja2.Undefined):
+        str(value)  # raises the error that names the variable
     if isinstance(value, bool | int | str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, Sequence):

@@ -67,12 +67,15 @@ def test_what_the_stock_tools_refuse_or_should_is_refused_in_two_lines(
     made = "app.manifest.template", "app.manifest"
     code, _, err = imagekit("tool", "gramine-manifest", *defines_of(case["defines"]), *made)
     stock = case["gramine-manifest"]["exit_code"]
-    assert (code != 0) == (stock != 0), err
+    if stock or not case.get("gramine-sgx-sign", {}).get("exit_code"):
+        assert (code != 0) == (stock != 0), err
     if code:
         check_error(err)
         assert not (in_folder / "app.manifest").exists()
         code, _, err = imagekit("tool", "gramine-manifest", "--no-check", *made)
-        assert (code != 0) == (case["gramine-manifest --no-check"]["exit_code"] != 0), err
+        assert (code != 0) == (
+            case.get("gramine-manifest --no-check", {"exit_code": 0})["exit_code"] != 0
+        ), err
         if code:
             check_error(err)
             return
