@@ -50,6 +50,11 @@ class KeyFinding:
     offset: int
     kind: str
 
+    def __str__(self) -> str:
+        place = f"layer {self.layer + 1}, " if self.layer >= 0 else ""
+        file = f"{self.path}, " if self.path else ""
+        return f"{place}{file}offset {self.offset}: {self.kind}"
+
 
 def find_keys(data: bytes) -> list[KeyFinding]:
     """The private keys in a text or file that is in memory, such as an image's config.

@@ -45,9 +45,28 @@ class OciLayout:
         blobs: its blobs.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, blobs: BlobStore | None = None, index: bytes | None = None
+    ) -> None:
         self.path = path
-        self.blobs = BlobStore(path / "blobs" / "sha256")
+        self.blobs = blobs or BlobStore(path / "blobs" / "sha256")
+        self._archived = index
+
+    @classmethod
+    def from_archive(cls, path: Path, index: bytes, blobs: BlobStore) -> "OciLayout":
+        """A layout for reading whose blobs were unpacked from an archive.
+
+        Args:
+            path: the archive, for errors.
+            index: the content of its index.json.
+            blobs: where its blobs are now.
+
+        Raises:
+            InputError: the index is damaged.
+        """
+        layout = cls(path, blobs, index)
+        layout._manifests(layout._index())
+        return layout
 
     @classmethod
     def open(cls, path: Path) -> "OciLayout":
@@ -189,6 +208,8 @@ class OciLayout:
 
     def _index(self) -> dict[str, Any]:
         path = self.path / "index.json"
+        if self._archived is not None:
+            return json_object(self._archived, str(path))
         try:
             data = path.read_bytes()
         except FileNotFoundError as error:

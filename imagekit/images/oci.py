@@ -81,18 +81,27 @@ def compact_json(value: object) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
+def json_value(data: bytes, where: str) -> Any:
+    """Parse JSON.
+
+    Raises:
+        InputError: not JSON; names ``where``.
+    """
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{where}: not valid JSON", "the file is damaged: copy or build the image anew"
+        ) from error
+
+
 def json_object(data: bytes, where: str) -> dict[str, Any]:
     """Parse a JSON object.
 
     Raises:
         InputError: not JSON, or not an object; names ``where``.
     """
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{where}: not valid JSON", "the file is damaged: copy or build the image anew"
-        ) from error
+    value = json_value(data, where)
     if not isinstance(value, dict):
         raise InputError(
             f"{where}: a JSON object was expected",

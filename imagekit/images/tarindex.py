@@ -9,7 +9,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from imagekit.errors import InputError
@@ -65,11 +65,15 @@ class LayerKey(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerIndex:
-    """What a layer holds: the digest of its uncompressed tar, its entries and keys."""
+    """What a layer holds: the digest of its uncompressed tar, its entries and keys.
+
+    ``problems`` are lines about what is wrong with it; only a lenient reader gets to see any.
+    """
 
     diff_id: str
     entries: tuple[IndexEntry, ...]
     keys: tuple[LayerKey, ...]
+    problems: tuple[str, ...] = ()
 
 
 def layer_form(descriptor: Descriptor) -> str:
@@ -92,10 +96,9 @@ def load_index(
     descriptor: Descriptor,
     diff_id: str,
     blobs: BlobSource,
-    cache: Cache,
+    cache: Cache | None,
     advance: Advance,
-    *,
-    recheck: bool = False,
+    lenient: bool = False,
 ) -> LayerIndex:
     """The index of a layer, from the cache or by reading the blob.
 
@@ -103,29 +106,39 @@ def load_index(
         descriptor: of the layer.
         diff_id: what the image's config says the uncompressed tar's digest is.
         blobs: where the layer can be opened.
-        cache: where indexes are kept.
+        cache: where indexes are kept; None reads and verifies the blob and keeps nothing.
         advance: told the bytes of the blob as they are done.
-        recheck: read and verify the blob even if its index is known.
+        lenient: give an index with ``problems`` in place of an error.
 
     Raises:
         InputError: the blob is missing, damaged, no tar, or has another diff_id.
     """
-    index = None if recheck else _from_cache(descriptor, cache)
+    index = _from_cache(descriptor, cache) if cache else None
     if index is None:
-        index = build_index(descriptor, blobs, advance)
-        cache.save_layer_index(descriptor.digest, dump_index(index))
+        try:
+            index = build_index(descriptor, blobs, advance, lenient)
+        except InputError as error:
+            if not lenient:
+                raise
+            return LayerIndex("", (), (), (error.problem,))
+        if cache and not index.problems:
+            cache.save_layer_index(descriptor.digest, dump_index(index))
     else:
         advance(descriptor.size)
     if index.diff_id != diff_id:
-        raise InputError(
+        problem = (
             f"layer {descriptor.digest} unpacks to {index.diff_id}, "
-            f"but the image's config says {diff_id}",
-            "the image is damaged: copy or build it anew",
+            f"but the image's config says {diff_id}"
         )
+        if not lenient:
+            raise InputError(problem, "the image is damaged: copy or build it anew")
+        index = replace(index, problems=(*index.problems, problem))
     return index
 
 
-def build_index(descriptor: Descriptor, blobs: BlobSource, advance: Advance) -> LayerIndex:
+def build_index(
+    descriptor: Descriptor, blobs: BlobSource, advance: Advance, lenient: bool = False
+) -> LayerIndex:
     """Read a layer's blob once and verify its digest and size.
 
     One thread reads, hashes and decompresses the blob, one searches for keys, one (for compressed
@@ -159,11 +172,18 @@ def build_index(descriptor: Descriptor, blobs: BlobSource, advance: Advance) -> 
             # A wrong digest is the better answer than what it did to the tar.
             blob.check_after(ahead, descriptor)
             raise
-        blob.check(descriptor)
+        problems: tuple[str, ...] = ()
+        try:
+            blob.check(descriptor)
+        except InputError as error:
+            if not lenient:
+                raise
+            problems = (error.problem,)
         for worker in workers:
             worker.finish()
         diff_id = blob.hexdigest() if form == "plain" else tar_hash.hexdigest()
-        return LayerIndex("sha256:" + diff_id, tuple(entries), _keys(scanner.finish(), entries))
+        keys = _keys(scanner.finish(), entries)
+        return LayerIndex("sha256:" + diff_id, tuple(entries), keys, problems)
 
 
 class _BlobHash:
