@@ -1,5 +1,5 @@
 """``python -m imagekit``: the same as the ``imagekit`` command."""
 
-from imagekit.cli.main import main
+from imagekit.cli.entry import main
 
 main()

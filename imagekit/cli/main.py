@@ -113,18 +113,3 @@ def run(command: typer.Typer, arguments: Sequence[str], name: str) -> int:
             "this is a defect of imagekit; run again with -v and report what it prints",
         )
         return 1
-
-
-def main() -> None:
-    """Entry point of ``imagekit``."""
-    sys.exit(run(app, sys.argv[1:], "imagekit"))
-
-
-def gramine_manifest() -> None:
-    """Entry point of ``imagekit-gramine-manifest``."""
-    sys.exit(run(app, ["tool", "gramine-manifest", *sys.argv[1:]], "imagekit"))
-
-
-def gramine_sgx_sign() -> None:
-    """Entry point of ``imagekit-gramine-sgx-sign``."""
-    sys.exit(run(app, ["tool", "gramine-sgx-sign", *sys.argv[1:]], "imagekit"))

@@ -1,6 +1,7 @@
 """The project's base image: opened if it exists, assembled if the project file says how."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from imagekit.errors import UsageError
 from imagekit.images.assemble import Assembled, assemble, lock_base
@@ -9,6 +10,7 @@ from imagekit.images.cache import Cache
 from imagekit.images.oci import Image
 from imagekit.images.open import open_image
 from imagekit.images.progress import NO_PROGRESS, Progress
+from imagekit.images.references import parse_reference
 from imagekit.release.dates import source_date_epoch
 from imagekit.spec.base_values import BaseReference, BaseSpec
 from imagekit.spec.project import Project
@@ -102,7 +104,8 @@ def base_image(
     """
     if isinstance(project.base, BaseReference):
         talk(f"base: {project.base.image}")
-        return open_image(project.base.image, cache, project.folder)
+        reference = parse_reference(project.base.image)
+        return open_image(replace(reference, path=project.folder / reference.path), cache)
     made = assemble_base(project, cache, locked=locked, progress=progress)
     talk(f"base: assembled from {project.path.name}{', from the cache' if made.cached else ''}")
     if made.drift is not None:

@@ -18,7 +18,6 @@ from imagekit.errors import ImagekitError, SigningError
 from imagekit.images.progress import NO_PROGRESS, Progress
 from imagekit.signing.signer import Signer, sign_body
 
-
 Tolerance = Literal["nothing", "loads", "stock"]
 """Errors of a manifest that only get a warning: none; those that a loader takes; all those that the
 stock signer signs."""

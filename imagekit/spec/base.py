@@ -35,7 +35,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from imagekit.spec.base_values import (
     ARCHIVE_SUFFIXES,
@@ -212,6 +211,8 @@ def _check_snapshot(node: Node, spec: BaseSpec) -> None:
 
 
 def _check_url(node: Node, text: str, schemes: Sequence[str]) -> str:
+    from urllib.parse import urlsplit  # here: it costs start-up time, and few bases need it
+
     try:
         parts = urlsplit(text)
         valid = parts.scheme in schemes and bool(parts.netloc or parts.scheme == "file")
@@ -350,7 +351,7 @@ def _artifact_source(node: Node, kind: ArtifactKind) -> str:
         )
     if kind == "url":
         text = _check_url(node, node.string(), ("http", "https"))
-        if not urlsplit(text).path.rpartition("/")[2]:
+        if not re.fullmatch(r"[a-z]+://[^/?#]+/(?:[^?#]*/)?[^/?#]+(?:[?#].*)?", text):
             raise node.error("the URL names no file", "give the whole URL of one file")
         return text
     text = node.string()

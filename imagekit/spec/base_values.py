@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 DEFAULT_EPOCH = 1704067200
 """2024-01-01T00:00:00Z: the time stamps of a base whose spec names no date.
@@ -129,6 +128,8 @@ class Artifact:
     @property
     def filename(self) -> str:
         """Last component of the URL or path; the requirement for pypi."""
+        from urllib.parse import urlsplit  # here: it costs start-up time, and few bases need it
+
         text = urlsplit(self.source).path if self.kind == "url" else self.source
         return text.rstrip("/").rpartition("/")[2]
 

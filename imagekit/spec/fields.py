@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Never
 
@@ -28,6 +28,10 @@ Kind = Literal["mapping", "sequence", "scalar", "null"]
 
 MAX_BYTES = 4 << 20
 """Largest project file that is read, in bytes: more than that is not written by people."""
+
+_QUICK = 8 << 10
+"""Bytes up to which libyaml reads the file, ten times quicker. It crashes on extreme nesting, which
+needs more text than this; and errors are left to PyYAML's own reader, whose messages are better."""
 
 _TAG = "tag:yaml.org,2002:"
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_.+/-]+")
@@ -45,6 +49,8 @@ def shown(value: str, limit: int = 60) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Give the known word that looks most like ``word``, or None when none is near."""
+    from difflib import get_close_matches
+
     choices = sorted(known)
     folded = {choice.casefold(): choice for choice in reversed(choices)}
     found = get_close_matches(word.casefold(), list(folded), n=1, cutoff=0.5)
@@ -212,7 +218,7 @@ class Node:
 
     @property
     def _plain(self) -> bool:
-        return getattr(self._node, "style", None) is None
+        return not getattr(self._node, "style", None)  # libyaml says "" where PyYAML says None
 
     def _entry(self, key_node: AnyNode, value_node: AnyNode) -> tuple[str, Node]:
         line = key_node.start_mark.line + 1
@@ -250,6 +256,11 @@ def parse_yaml(text: str | bytes, file: str) -> Node:
     """
     import yaml
 
+    if len(text) <= _QUICK:
+        with suppress(yaml.YAMLError, ValueError, RecursionError):
+            quick = yaml.compose(text, Loader=yaml.CSafeLoader)  # type: ignore[no-untyped-call]
+            if quick is not None:
+                return Node(file, quick.start_mark.line + 1, "", quick)
     try:
         root: AnyNode | None = yaml.compose(text, Loader=yaml.SafeLoader)  # type: ignore[assignment]
     except yaml.MarkedYAMLError as error:
