@@ -305,8 +305,8 @@ def _artifact_layer(
     fetched = fetch(artifact, inputs.project_dir, inputs.cache, artifact.sha256, inputs.progress)
     to = (artifact.to or "/").strip("/")
     with work_folder(inputs.cache.folder("work")) as folder:
+        rename = renamer(artifact, to)
         if artifact.is_archive:
-            rename = renamer(artifact, to)
             tree = read_tree(
                 fetched.path,
                 folder,
@@ -314,12 +314,11 @@ def _artifact_layer(
                 inputs.progress,
                 lambda path: rename(path) is not None,
             )
-            nodes = _renamed(artifact, tree, rename)
         else:
             node = Node(REGULAR, artifact.mode, size=fetched.size, offset=0)
             tree = Tree({to: node}, fetched.path.open("rb"))
-            nodes = dict(tree.nodes)
         with tree.content:
+            nodes = _renamed(artifact, tree, rename) if artifact.is_archive else dict(tree.nodes)
             add_parents(nodes, below.special)
             made = _record(nodes, tree, inputs, artifact.name, ())
     records.save_layer(key, made)

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -120,6 +121,7 @@ def bootstrap(
     target = folder / "root.tar"
     hooks = _hooks(spec, [deb.absolute() for deb in debs], keys, folder)
     argv = [
+        *_own_mounts(),
         program,
         f"--variant={spec.distribution.variant}",
         "--architectures=amd64",
@@ -132,7 +134,7 @@ def bootstrap(
         *spec.distribution.mirrors,
     ]
     with _Steps(spec.distribution.suite, progress) as steps:
-        done = run_program(argv, env=_environment(epoch), cwd=folder, on_line=steps.line)
+        done = run_program(argv, env=_environment(epoch, folder), folder=folder, on_line=steps.line)
     if done.code != 0:
         raise _failure(done.code, done.tail)
     return target, _packages(folder)
@@ -202,14 +204,31 @@ def _snapshot_options(spec: BaseSpec) -> list[str]:
     return ['--aptopt=Acquire::Check-Valid-Until "false"'] if spec.distribution.snapshot else []
 
 
-def _environment(epoch: int) -> dict[str, str]:
+def _environment(epoch: int, folder: Path) -> dict[str, str]:
     """Give only what may matter: package scripts must not see the caller's other variables."""
     names = {*_KEPT_VARIABLES, *(name.upper() for name in _KEPT_VARIABLES)}
     env = {name: value for name, value in os.environ.items() if name in names}
     path = env.get("PATH") or os.defpath
     env["PATH"] = f"{path}:/usr/sbin:/sbin"
+    if "TMPDIR" not in env and os.geteuid() == 0:
+        # what a killed mmdebstrap leaves is then removed with our folder by the next run; in a user
+        # namespace it could not get there, a home folder being closed to the namespace's users
+        env["TMPDIR"] = str(folder)
     env.update(LC_ALL="C.UTF-8", TZ="UTC", SOURCE_DATE_EPOCH=str(epoch))
     return env
+
+
+def _own_mounts() -> list[str]:
+    """Give the command prefix that keeps mmdebstrap's mounts to itself, where root may do so.
+
+    In a mount namespace of its own everything it mounts goes away with it, even when it is killed.
+    In a user namespace (not root) that is so anyway.
+    """
+    prefix = ["unshare", "--mount", "--propagation=private", "--"]
+    if os.geteuid() != 0 or shutil.which(prefix[0]) is None:
+        return []
+    probe = subprocess.run([*prefix, "true"], check=False, capture_output=True)
+    return prefix if probe.returncode == 0 else []
 
 
 class _Steps:

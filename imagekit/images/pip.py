@@ -68,7 +68,9 @@ def pip_download(
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     env.update(TMPDIR=str(folder / "tmp"), PYTHONUNBUFFERED="1", LC_ALL="C.UTF-8")
     with _Watch(requirement, progress) as watch:
-        done = run_program(_argv(target, wanted, sha256), env=env, cwd=target, on_line=watch.line)
+        done = run_program(
+            _argv(target, wanted, sha256), env=env, folder=folder, on_line=watch.line
+        )
     if done.code != 0:
         raise _failure(requirement, sha256, done.tail)
     found = sorted(path for path in target.iterdir() if path.is_file())

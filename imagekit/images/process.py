@@ -1,13 +1,17 @@
 """Running the programs the assembler needs, line by line, leaving none behind."""
 
 import os
+import signal
 import subprocess
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from imagekit.errors import EngineError
+from imagekit.images.files import disk_error
+from imagekit.images.workdir import hold
 
 TAIL_LINES = 200
 """How many of a program's last lines are kept for error messages."""
@@ -27,7 +31,7 @@ def run_program(
     argv: Sequence[str],
     *,
     env: Mapping[str, str],
-    cwd: Path,
+    folder: Path,
     on_line: Callable[[str], None] = lambda _line: None,
 ) -> Finished:
     """Run a program to its end and pass on its output.
@@ -39,12 +43,17 @@ def run_program(
     Args:
         argv: program and arguments.
         env: its whole environment.
-        cwd: its working directory.
+        folder: its working directory, a work folder; it is kept while the program or a child of it
+            lives (see :mod:`imagekit.images.workdir`).
         on_line: called with every line, without the line break.
 
     Raises:
-        EngineError: the program cannot be started.
+        EngineError: the program cannot be started. InputError: no such folder.
     """
+    try:
+        held = hold(folder)
+    except OSError as error:
+        raise disk_error(error, folder, "lock") from None
     try:
         process = subprocess.Popen(
             argv,
@@ -52,7 +61,9 @@ def run_program(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=dict(env),
-            cwd=cwd,
+            cwd=folder,
+            pass_fds=(held,),
+            process_group=0,  # so that its children can be told to stop too
             umask=0o022,  # what package scripts write must not depend on the caller's umask
             text=True,
             encoding="utf-8",
@@ -63,6 +74,8 @@ def run_program(
         raise EngineError(
             f"{argv[0]} cannot be started: {reason}", "check its installation"
         ) from None
+    finally:
+        os.close(held)
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     with process:
         try:
@@ -86,10 +99,18 @@ def one_line(lines: Sequence[str], limit: int = 400) -> str:
 
 
 def _stop(process: "subprocess.Popen[str]") -> None:
-    process.terminate()
+    """End the program and its children: mmdebstrap itself waits for a child and ignores signals."""
+    _signal_group(process, signal.SIGTERM)
     try:
         # its output has to be drained, or a program that talks while cleaning up would block
         process.communicate(timeout=_GRACE_SECONDS)
     except (subprocess.TimeoutExpired, ValueError, OSError):
-        process.kill()
+        pass
+    finally:
+        _signal_group(process, signal.SIGKILL)
         process.wait()
+
+
+def _signal_group(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)

@@ -9,6 +9,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -96,8 +97,11 @@ def read_tree(
             blocks = decompress(_told(read_blocks(stream, where), advance), form, where)
             if form == "plain":
                 return Tree(_read_tar(blocks, where, None, wanted), archive.open("rb"))
-            content = (scratch / "content").open("w+b")
-            return Tree(_read_tar(blocks, where, content, wanted), content)
+            with ExitStack() as undo:
+                content = undo.enter_context((scratch / "content").open("w+b"))
+                tree = Tree(_read_tar(blocks, where, content, wanted), content)
+                undo.pop_all()
+            return tree
     except OSError as error:
         raise disk_error(error, archive, "unpack") from error
 
@@ -241,9 +245,9 @@ def _read_zip(
     stream: BinaryIO, spool: Path, where: str, wanted: Callable[[str], bool], advance: Advance
 ) -> Tree:
     nodes: dict[str, Node] = {}
-    content = spool.open("w+b")
     try:
-        with zipfile.ZipFile(stream) as archive:
+        with ExitStack() as undo, zipfile.ZipFile(stream) as archive:
+            content = undo.enter_context(spool.open("w+b"))
             for info in archive.infolist():
                 path = _zip_path(info.filename, where)
                 if not path:
@@ -252,6 +256,7 @@ def _read_zip(
                     raise _unfit(where, path, "a name that is given twice")
                 nodes[path] = _zip_node(archive, info, where, content, wanted(path))
                 advance(info.compress_size)
+            undo.pop_all()
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
         raise InputError(f"{where}: damaged zip data", "fetch or build it anew") from error
     return Tree(nodes, content)

@@ -4,6 +4,7 @@ import http.server
 import io
 import ipaddress
 import json
+import os
 import ssl
 import struct
 import subprocess
@@ -16,13 +17,14 @@ from pathlib import Path
 import pytest
 
 from imagekit.errors import EngineError, InputError
+from imagekit.images import workdir
 from imagekit.images.artifacts import fetch
 from imagekit.images.baselock import BaseLock, drift, load_lock, write_lock
 from imagekit.images.cache import Cache
 from imagekit.images.debian import Package, deb822
 from imagekit.images.jks import TrustedCertificate, parse_jks, rewrite_truststore, write_jks
 from imagekit.images.normalise import Normaliser
-from imagekit.images.workdir import work_folder
+from imagekit.images.workdir import hold, remove_tree, work_folder
 from imagekit.spec.base import AptSource, Artifact, SourceKey
 
 DATA = b"some content " * 1000
@@ -276,6 +278,35 @@ def test_a_killed_run_leaves_a_folder_that_the_next_run_removes(tmp_path):
     with work_folder(tmp_path) as mine:
         assert mine.is_dir() and not folder.exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_kept_while_a_program_started_in_it_lives(tmp_path):
+    with work_folder(tmp_path) as folder:
+        held = hold(folder)
+        (tmp_path / "moved").mkdir()
+        folder.rename(tmp_path / "moved" / "x")  # so that leaving does not remove it
+    try:
+        with work_folder(tmp_path / "moved"):
+            assert (tmp_path / "moved" / "x").is_dir()
+    finally:
+        os.close(held)
+    with work_folder(tmp_path / "moved"):
+        assert not (tmp_path / "moved" / "x").exists()
+
+
+def test_a_folder_with_a_mount_in_it_is_not_removed(tmp_path, monkeypatch):
+    inside = tmp_path / "work" / "root" / "proc dir"
+    inside.mkdir(parents=True)
+    (inside / "precious").touch()
+    table = tmp_path / "mountinfo"
+    escaped = str(inside).replace(" ", "\\040")
+    table.write_text(f"47 27 0:41 / {escaped} rw,relatime - proc proc rw\n")
+    monkeypatch.setattr(workdir, "_MOUNTS", table)
+    remove_tree(tmp_path / "work")
+    assert (inside / "precious").exists()
+    table.write_text("47 27 0:41 / /elsewhere rw,relatime - proc proc rw\n")
+    remove_tree(tmp_path / "work")
+    assert not (tmp_path / "work").exists()
 
 
 # -- the truststore
