@@ -8,17 +8,18 @@ whole.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from imagekit.errors import InputError, UsageError
-from imagekit.images.artifacts import fetch, fetch_url
+from imagekit.images.artifacts import fetch
 from imagekit.images.basecache import BaseCache, LayerRecord
-from imagekit.images.baselock import BaseLock, PackageDrift, drift, package_json
+from imagekit.images.baseinputs import BaseInputs, with_hashes
+from imagekit.images.baselock import BaseLock, PackageDrift, drift
 from imagekit.images.cache import Cache
 from imagekit.images.compose import new_image, rfc3339
 from imagekit.images.debian import Package, bootstrap
-from imagekit.images.files import disk_error, locked
+from imagekit.images.files import locked
 from imagekit.images.layers import Layer, LayerFile, write_layer
 from imagekit.images.normalise import Normaliser
 from imagekit.images.oci import Image
@@ -34,9 +35,6 @@ from imagekit.images.repack import (
 from imagekit.images.tarwrite import DIRECTORY, REGULAR, SYMLINK
 from imagekit.images.workdir import work_folder
 from imagekit.spec.base import Artifact, BaseSpec
-
-BUILDER = 1
-"""Version of the rules in this module, normalise.py and repack.py; part of every cache key."""
 
 STANDIN_MARKER = b"imagekit stand-in PAL"
 """A libpal.so that holds these bytes is a stand-in: images with it are labelled as such."""
@@ -113,7 +111,7 @@ def assemble(
     """
     stamp = base_epoch(spec) if epoch is None else epoch
     resolved = with_hashes(spec, lock)
-    inputs = _Inputs(resolved, project_dir, cache, stamp, lock, progress)
+    inputs = BaseInputs(resolved, project_dir, cache, stamp, lock, progress)
     records = BaseCache(cache)
     key = records.key("base", inputs.key_of_all())
     with locked(records.lock_path(key)):
@@ -157,111 +155,15 @@ def lock_base(
     hashes_only = BaseLock(hashes)
     resolved = with_hashes(spec, hashes_only)
     records = BaseCache(cache)
-    inputs = _Inputs(resolved, project_dir, cache, stamp, hashes_only, progress)
+    inputs = BaseInputs(resolved, project_dir, cache, stamp, hashes_only, progress)
     distribution = _distribution(inputs, records, refresh=True)
     lock = BaseLock(hashes, distribution.packages)
-    later = _Inputs(resolved, project_dir, cache, stamp, lock, progress)
+    later = BaseInputs(resolved, project_dir, cache, stamp, lock, progress)
     records.save_layer(records.key("distribution", later.key_of_distribution()), distribution)
     return lock
 
 
-def with_hashes(spec: BaseSpec, lock: BaseLock | None) -> BaseSpec:
-    """Give the spec with every artifact's hash, from the spec itself or from the lock.
-
-    Raises:
-        InputError: neither has it.
-    """
-    known = lock.artifacts if lock is not None else {}
-
-    def fill(artifact: Artifact) -> Artifact:
-        if artifact.sha256 is not None:
-            return artifact
-        if artifact.name not in known:
-            raise InputError(f"no sha256 for {artifact.source}", "run `imagekit base lock`")
-        return replace(artifact, sha256=known[artifact.name])
-
-    return replace(spec, artifacts=tuple(fill(artifact) for artifact in spec.artifacts))
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """Everything a base depends on; ``spec`` has all hashes."""
-
-    spec: BaseSpec
-    project_dir: Path
-    cache: Cache
-    epoch: int
-    lock: BaseLock | None
-    progress: Progress
-
-    def key_of_distribution(self) -> dict[str, object]:
-        spec = self.spec.to_json()
-        packages = self.lock.packages if self.lock is not None else ()
-        return {
-            "builder": BUILDER,
-            "debs": [a.sha256 for a in self.spec.artifacts if a.is_deb],
-            "distribution": spec["distribution"],
-            "epoch": self.epoch,
-            "exclude": spec["exclude"],
-            # with other locked packages the archive is asked again
-            "lock": [package_json(package) for package in packages],
-            "packages": spec["packages"],
-            "source_keys": {
-                source.name: source.signed_by.sha256 or self.local_key(source.signed_by.path).hex()
-                for source in self.spec.sources
-            },
-            "sources": spec["sources"],
-        }
-
-    def key_of_artifact(self, artifact: Artifact) -> dict[str, object]:
-        return {
-            "builder": BUILDER,
-            "epoch": self.epoch,
-            "mode": artifact.mode,
-            "name": artifact.filename,
-            "sha256": artifact.sha256,
-            "strip": artifact.strip,
-            "take": artifact.take,
-            "to": artifact.to,
-        }
-
-    def key_of_all(self) -> dict[str, object]:
-        spec = self.spec
-        return {
-            "artifacts": [self.key_of_artifact(a) for a in spec.artifacts if not a.is_deb],
-            "distribution": self.key_of_distribution(),
-            "entrypoint": list(spec.entrypoint),
-            "env": dict(spec.env),
-            "files": [[f.path, f.mode, self.file_data(f.source, f.text).hex()] for f in spec.files],
-            "names": [a.name for a in spec.artifacts],
-            "user": spec.user,
-            "workdir": spec.workdir,
-        }
-
-    def file_data(self, source: str | None, text: str | None) -> bytes:
-        """Give the content of an entry of ``files``."""
-        if source is None:
-            return (text or "").encode("utf-8")
-        return _read(self.project_dir / source)
-
-    def local_key(self, path: str | None) -> bytes:
-        return _read(self.project_dir / (path or ""))
-
-    def source_keys(self) -> dict[str, bytes]:
-        """Give the public key of every extra apt source, by the source's name."""
-        keys = {}
-        for source in self.spec.sources:
-            key = source.signed_by
-            if key.url is not None and key.sha256 is not None:
-                name = f"key of source {source.name}"
-                found = fetch_url(name, key.url, key.sha256, self.cache, self.progress)
-                keys[source.name] = _read(found.path)
-            else:
-                keys[source.name] = self.local_key(key.path)
-        return keys
-
-
-def _distribution(inputs: _Inputs, records: BaseCache, refresh: bool) -> LayerRecord:
+def _distribution(inputs: BaseInputs, records: BaseCache, refresh: bool) -> LayerRecord:
     key = records.key("distribution", inputs.key_of_distribution())
     found = None if refresh else records.layer(key)
     if found is not None:
@@ -274,7 +176,7 @@ def _distribution(inputs: _Inputs, records: BaseCache, refresh: bool) -> LayerRe
     return found
 
 
-def _make_distribution(inputs: _Inputs) -> LayerRecord:
+def _make_distribution(inputs: BaseInputs) -> LayerRecord:
     spec, cache, progress = inputs.spec, inputs.cache, inputs.progress
     debs = [
         fetch(artifact, inputs.project_dir, cache, artifact.sha256, progress).path
@@ -296,7 +198,7 @@ def _make_distribution(inputs: _Inputs) -> LayerRecord:
 
 
 def _artifact_layer(
-    artifact: Artifact, inputs: _Inputs, records: BaseCache, below: LayerRecord
+    artifact: Artifact, inputs: BaseInputs, records: BaseCache, below: LayerRecord
 ) -> LayerRecord:
     key = records.key("artifact", inputs.key_of_artifact(artifact))
     found = records.layer(key)
@@ -371,7 +273,7 @@ def _renamed(
 def _record(
     nodes: dict[str, Node],
     tree: Tree,
-    inputs: _Inputs,
+    inputs: BaseInputs,
     where: str,
     packages: tuple[Package, ...],
 ) -> LayerRecord:
@@ -395,7 +297,7 @@ def _record(
     )
 
 
-def _build(inputs: _Inputs, records: BaseCache, distribution: LayerRecord) -> Image:
+def _build(inputs: BaseInputs, records: BaseCache, distribution: LayerRecord) -> Image:
     spec = inputs.spec
     _check_targets(spec, distribution)
     suite = spec.distribution.suite
@@ -428,7 +330,7 @@ def _build(inputs: _Inputs, records: BaseCache, distribution: LayerRecord) -> Im
     )
 
 
-def _files_layer(inputs: _Inputs, below: LayerRecord) -> Layer:
+def _files_layer(inputs: BaseInputs, below: LayerRecord) -> Layer:
     def parents(path: str) -> LayerFile | None:
         node = below.special.get(path.strip("/"))
         if node is None:
@@ -459,10 +361,3 @@ def _check_targets(spec: BaseSpec, distribution: LayerRecord) -> None:
                     f"base: {target} leads through /{path}, a symbolic link to {link}",
                     "name the place the link leads to",
                 )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise disk_error(error, path, "read") from None

@@ -67,6 +67,7 @@ __all__ = [
 ]
 
 _SUITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~_-]*(/[A-Za-z0-9.+~_-]+)*/?")
+_SOURCE_SUITE = re.compile(rf"\./|/|{_SUITE.pattern}")  # a flat archive has a path for a suite
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
 _PACKAGE = re.compile(
     r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[A-Za-z0-9][A-Za-z0-9.+:~-]*|/[A-Za-z0-9.+~_-]+)?"
@@ -249,7 +250,7 @@ def _source(node: Node, distribution: Distribution) -> AptSource:
     uri = _with_snapshot(keys["uri"], keys["uri"].string(), distribution.snapshot)
     components = keys["components"].sequence() if "components" in keys else ()
     suites = tuple(
-        item.string(pattern=_SUITE, what="a suite name")
+        item.string(pattern=_SOURCE_SUITE, what="a suite name")
         for item in keys["suites"].sequence(minimum=1)
     )
     if not components and not all(suite.endswith("/") for suite in suites):

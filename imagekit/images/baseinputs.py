@@ -1,0 +1,122 @@
+"""What a base depends on: the spec with all hashes, the files it names, the lock, the epoch."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from imagekit.errors import InputError
+from imagekit.images.artifacts import fetch_url
+from imagekit.images.baselock import BaseLock, package_json
+from imagekit.images.cache import Cache
+from imagekit.images.files import disk_error
+from imagekit.images.progress import Progress
+from imagekit.spec.base import Artifact, BaseSpec
+
+BUILDER = 1
+"""Version of the rules in assemble.py, normalise.py and repack.py; part of every cache key."""
+
+
+def with_hashes(spec: BaseSpec, lock: BaseLock | None) -> BaseSpec:
+    """Give the spec with every artifact's hash, from the spec itself or from the lock.
+
+    Raises:
+        InputError: neither has it.
+    """
+    known = lock.artifacts if lock is not None else {}
+
+    def fill(artifact: Artifact) -> Artifact:
+        if artifact.sha256 is not None:
+            return artifact
+        if artifact.name not in known:
+            raise InputError(f"no sha256 for {artifact.source}", "run `imagekit base lock`")
+        return replace(artifact, sha256=known[artifact.name])
+
+    return replace(spec, artifacts=tuple(fill(artifact) for artifact in spec.artifacts))
+
+
+@dataclass(frozen=True)
+class BaseInputs:
+    """Everything a base depends on; ``spec`` has all hashes."""
+
+    spec: BaseSpec
+    project_dir: Path
+    cache: Cache
+    epoch: int
+    lock: BaseLock | None
+    progress: Progress
+
+    def key_of_distribution(self) -> dict[str, object]:
+        """Give what the distribution layer depends on, as JSON value."""
+        spec = self.spec.to_json()
+        packages = self.lock.packages if self.lock is not None else ()
+        return {
+            "builder": BUILDER,
+            "debs": [a.sha256 for a in self.spec.artifacts if a.is_deb],
+            "distribution": spec["distribution"],
+            "epoch": self.epoch,
+            "exclude": spec["exclude"],
+            # with other locked packages the archive is asked again
+            "lock": [package_json(package) for package in packages],
+            "packages": spec["packages"],
+            "source_keys": {
+                source.name: source.signed_by.sha256 or self.local_key(source.signed_by.path).hex()
+                for source in self.spec.sources
+            },
+            "sources": spec["sources"],
+        }
+
+    def key_of_artifact(self, artifact: Artifact) -> dict[str, object]:
+        """Give what an artifact's layer depends on, as JSON value."""
+        return {
+            "builder": BUILDER,
+            "epoch": self.epoch,
+            "mode": artifact.mode,
+            "name": artifact.filename,
+            "sha256": artifact.sha256,
+            "strip": artifact.strip,
+            "take": artifact.take,
+            "to": artifact.to,
+        }
+
+    def key_of_all(self) -> dict[str, object]:
+        """Give what the whole image depends on, as JSON value."""
+        spec = self.spec
+        return {
+            "artifacts": [self.key_of_artifact(a) for a in spec.artifacts if not a.is_deb],
+            "distribution": self.key_of_distribution(),
+            "entrypoint": list(spec.entrypoint),
+            "env": dict(spec.env),
+            "files": [[f.path, f.mode, self.file_data(f.source, f.text).hex()] for f in spec.files],
+            "names": [a.name for a in spec.artifacts],
+            "user": spec.user,
+            "workdir": spec.workdir,
+        }
+
+    def file_data(self, source: str | None, text: str | None) -> bytes:
+        """Give the content of an entry of ``files``."""
+        if source is None:
+            return (text or "").encode("utf-8")
+        return _read(self.project_dir / source)
+
+    def local_key(self, path: str | None) -> bytes:
+        """Give the content of a key file beside the project file."""
+        return _read(self.project_dir / (path or ""))
+
+    def source_keys(self) -> dict[str, bytes]:
+        """Give the public key of every extra apt source, by the source's name."""
+        keys = {}
+        for source in self.spec.sources:
+            key = source.signed_by
+            if key.url is not None and key.sha256 is not None:
+                name = f"key of source {source.name}"
+                found = fetch_url(name, key.url, key.sha256, self.cache, self.progress)
+                keys[source.name] = _read(found.path)
+            else:
+                keys[source.name] = self.local_key(key.path)
+        return keys
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise disk_error(error, path, "read") from None
