@@ -21,7 +21,7 @@ _BEFORE = 96
 """Bytes before a mark that are looked at for the begin of the key."""
 
 # How a line ends inside PEM: truly, or escaped in JSON and in environment variables.
-_PEM_LINE = re.compile(rb"[ \t]*(?:\r\n|\n|\r|\\r\\n|\\n|\\r)[ \t]*")
+_PEM_LINE = re.compile(rb"[ \t]*(?:\r\n|\n|\r|(?:\\{1,4}r)?\\{1,4}n|\\{1,4}r)[ \t]*")
 _PEM_HEADER = re.compile(rb"[A-Za-z][A-Za-z-]{1,30}: [^\r\n\\]{1,200}")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]{1,76}={0,2}")
 _BASE64_LONG = re.compile(rb"[A-Za-z0-9+/]{48,}={0,2}")

@@ -166,7 +166,7 @@ class Tree:
                 child = Node(folder_entry("/".join(real[: index + 1])), layer, layer, self._me)
             elif child.children is None:
                 raise InputError(
-                    f"{where}: {path!r} has the file {'/'.join(real[: index + 1])!r} for a folder",
+                    f"{where}: {path!r}: /{'/'.join(real[: index + 1])} is a file, not a folder (ENOTDIR)",
                     "the layer does not fit the layers below: build the image anew",
                 )
             else:
