@@ -107,3 +107,106 @@ def imagekit(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
         return code, out, err
 
     return call
+
+
+def _enclave_elf(marker: bytes) -> bytes:
+    """A two-segment ELF64 file that stands for a PAL."""
+    import struct
+
+    def segment(flags: int, offset: int, size: int, memory: int) -> bytes:
+        return struct.pack("<IIQQQQQQ", 1, flags, offset, offset, offset, size, memory, 4096)
+
+    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
+    # fmt: off
+    head = struct.pack("<16sHHIQQQIHHHHHH", ident, 3, 62, 1, 0x1100, 64, 0, 0,
+                       64, 56, 2, 64, 0, 0)
+    # fmt: on
+    head += segment(5, 0, 0x3000, 0x3000) + segment(6, 0x3000, 0x1000, 0x4000)
+    return head + marker + _stream("pal", 0x4000 - len(head) - len(marker))
+
+
+GRAMINE = "/usr/lib/x86_64-linux-gnu/gramine"
+JAVA = "/usr/lib/jvm/java-17"
+
+
+def base_files(marker: bytes = b"imagekit stand-in PAL") -> list[Any]:
+    """The files of a tiny base with Gramine, Python, Java and Spark."""
+    from imagekit.images.layers import LayerFile
+
+    status = "Package: libc6\nVersion: 2.36-9\n\nPackage: gramine\nVersion: 1.9-1\n"
+    return [
+        LayerFile("/lib", link="usr/lib"),
+        LayerFile(f"{GRAMINE}/libsysdb.so", b"libos"),
+        LayerFile(f"{GRAMINE}/sgx/libpal.so", _enclave_elf(marker)),
+        LayerFile(f"{GRAMINE}/runtime/glibc/libc.so.6", b"libc"),
+        LayerFile("/usr/bin/python3.11", b"python", 0o755),
+        LayerFile("/usr/bin/python3", link="python3.11"),
+        LayerFile("/usr/bin/bash", b"bash", 0o755),
+        LayerFile("/usr/lib/python3.11/os.py", b"os"),
+        LayerFile(f"{JAVA}/bin/java", b"java", 0o755),
+        LayerFile(f"{JAVA}/lib/modules", _stream("modules", 50_000)),
+        LayerFile(f"{JAVA}/conf/net.properties", link="/etc/java-17/net.properties"),
+        LayerFile("/etc/java-17/net.properties", b"net"),
+        LayerFile("/opt/spark/jars/spark-core.jar", _stream("core", 30_000)),
+        LayerFile("/var/lib/dpkg/status", status.encode()),
+        LayerFile("/tmp", directory=True, mode=0o1777),
+    ]
+
+
+def write_base(folder: Path, files: list[Any], *more: list[Any]) -> Path:
+    """Write an image of these layers as an OCI layout; gives the layout's folder."""
+    from imagekit.images.compose import new_image
+    from imagekit.images.layers import write_layer
+    from imagekit.images.layout import OciLayout
+
+    layout = OciLayout.create(folder)
+    layers = [write_layer(layer, layout.blobs, 1_700_000_000) for layer in (files, *more)]
+    image = new_image(
+        layers,
+        layout.blobs,
+        created=1_700_000_000,
+        env={"JAVA_HOME": JAVA, "SPARK_HOME": "/opt/spark"},
+    )
+    layout.put(image, "base")
+    return folder
+
+
+PROJECT = """\
+schema: 1
+image: registry.example:5000/team/tiny
+tag: "1.0"
+libos: gramine
+profile: strict
+base: {image: "oci:base:base"}
+matrix:
+  epc: [64m, 128m]
+  log: [error, debug]
+  attestation: [dcap, none]
+  default: {epc: 64m, log: error, attestation: dcap}
+enclave: {max_threads: 8}
+signing: {key: ./key.pem}
+launch: {command: [/usr/lib/jvm/java-17/bin/java, -version], passthrough: [POD_NAME]}
+"""
+TAG = "tiny-gramine-reference-64m:1.0"
+
+
+@pytest.fixture
+def project(in_folder: Path, golden_key: Path) -> Path:
+    """The current folder, with a project on a tiny base; nothing built yet."""
+    import shutil
+
+    write_base(in_folder / "base", base_files(), [])
+    (in_folder / "imagekit.yaml").write_text(PROJECT)
+    shutil.copy(golden_key, in_folder / "key.pem")
+    return in_folder
+
+
+def error_lines(err: str) -> tuple[str, str]:
+    """The two lines that an error must end in; fails if there is more, or a traceback."""
+    assert "Traceback" not in err, err
+    lines = err.rstrip("\n").splitlines()
+    assert len(lines) >= 2, err
+    assert lines[-2].startswith("error: "), err
+    assert lines[-1].startswith("hint: "), err
+    assert sum(line.startswith("error: ") for line in lines) == 1, err
+    return lines[-2].removeprefix("error: "), lines[-1].removeprefix("hint: ")

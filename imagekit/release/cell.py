@@ -48,7 +48,12 @@ _ARCH_LIBDIR = "/usr/lib/x86_64-linux-gnu"
 
 @dataclass(frozen=True)
 class ImageTree:
-    """The merged view of an image as the :class:`imagekit.render.tree.Tree` of a manifest."""
+    """The merged view of an image as the :class:`imagekit.render.tree.Tree` of a manifest.
+
+    It answers as a container of the image would: the stock tools, run inside one, give the same
+    manifest. Gramine looks files up by the path of a mount, so a folder keeps the path by which it
+    is named, links in it included.
+    """
 
     rootfs: Rootfs
 
@@ -63,7 +68,8 @@ class ImageTree:
 
     def resolve(self, path: str) -> str:
         """See Tree."""
-        return self.rootfs.resolve(path)
+        self.rootfs.resolve(path)
+        return path
 
     def children(self, path: str) -> list[str]:
         """See Tree."""
