@@ -165,8 +165,9 @@ class Tree:
             if child is None:
                 child = Node(folder_entry("/".join(real[: index + 1])), layer, layer, self._me)
             elif child.children is None:
+                at = "/" + "/".join(real[: index + 1])
                 raise InputError(
-                    f"{where}: {path!r}: /{'/'.join(real[: index + 1])} is a file, not a folder (ENOTDIR)",
+                    f"{where}: {path!r}: {at} is a file, not a folder (ENOTDIR)",
                     "the layer does not fit the layers below: build the image anew",
                 )
             else:
