@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Never
+from typing import TYPE_CHECKING, Any, Literal, Never
 
 from imagekit.errors import InputError, UsageError
 
@@ -256,9 +256,10 @@ def parse_yaml(text: str | bytes, file: str) -> Node:
     """
     import yaml
 
-    if len(text) <= _QUICK:
+    loader: Any = getattr(yaml, "CSafeLoader", None)  # absent where PyYAML lacks libyaml
+    if loader is not None and len(text) <= _QUICK:
         with suppress(yaml.YAMLError, ValueError, RecursionError):
-            quick = yaml.compose(text, Loader=yaml.CSafeLoader)  # type: ignore[no-untyped-call]
+            quick: AnyNode | None = yaml.compose(text, Loader=loader)  # type: ignore[assignment]
             if quick is not None:
                 return Node(file, quick.start_mark.line + 1, "", quick)
     try:
