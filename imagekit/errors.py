@@ -1,9 +1,9 @@
 """The one error tree.
 
-Every error that imagekit raises on purpose says in one line what is wrong (with the file, key, cell
-or URL), in a second line what to do about it, and which exit code belongs to it. The command line
-prints ``error: …`` and ``hint: …``; library users catch :class:`ImagekitError`. Neither line may ever
-hold a secret.
+Every error that imagekit raises on purpose says in one line what is wrong (with the file, key,
+cell or URL), in a second line what to do about it, and which exit code belongs to it. The command
+line prints ``error: …`` and ``hint: …``; library users catch :class:`ImagekitError`. Neither line
+may ever hold a secret.
 """
 
 from typing import ClassVar

@@ -146,7 +146,7 @@ def base_files(marker: bytes = b"imagekit stand-in PAL") -> list[Any]:
         LayerFile(f"{JAVA}/bin/java", b"java", 0o755),
         LayerFile(f"{JAVA}/lib/modules", _stream("modules", 50_000)),
         LayerFile(f"{JAVA}/conf/net.properties", link="/etc/java-17/net.properties"),
-        LayerFile("/etc/java-17/net.properties", b"net"),
+        LayerFile("/etc/java-17/net.properties", b"networkaddress.cache=no\n"),
         LayerFile("/opt/spark/jars/spark-core.jar", _stream("core", 30_000)),
         LayerFile("/var/lib/dpkg/status", status.encode()),
         LayerFile("/tmp", directory=True, mode=0o1777),

@@ -113,7 +113,7 @@ def render(
     from imagekit.release.rendering import write_rendered
 
     project = _project(file, profile, manifest_template, define)
-    every = all_cells or not (select or epc or log or no_attest)
+    every = all_cells or not (select or no_attest or epc is not None or log is not None)
     cells = choose_cells(project, epc, log, no_attest, libos, select, every)
     with ui.progress() as progress:
         base = open_base(
@@ -159,7 +159,7 @@ def choose_cells(
     from imagekit.spec.matrix import Point, parse_cell
     from imagekit.spec.matrix import select as choose
 
-    by_flags = bool(epc or log or no_attest or libos)
+    by_flags = no_attest or any(value is not None for value in (epc, log, libos))
     if all_cells + bool(select) + by_flags > 1:
         raise UsageError(
             "--all, --select and --epc/--log/--no-attest/--libos exclude each other",
@@ -169,16 +169,16 @@ def choose_cells(
         return choose(project.cells, select or [], project.image)
     default = project.default_cell or Point().cell(project.libos)
     cell = parse_cell(
-        libos or project.libos,
-        epc or default_epc(default),
-        log or default.log,
+        project.libos if libos is None else libos,
+        default_epc(default) if epc is None else epc,
+        default.log if log is None else log,
         "none" if no_attest else default.attestation,
     )
     left = [
         f"{name} {value}"
         for name, value, given in (
-            ("epc", default_epc(default), epc),
-            ("log", default.log, log),
+            ("epc", default_epc(default), epc is not None),
+            ("log", default.log, log is not None),
             ("attestation", default.attestation, no_attest),
         )
         if not given

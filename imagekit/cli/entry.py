@@ -1,7 +1,7 @@
 """Entry points of the console scripts.
 
-They keep the garbage collector off while the command line is loaded: nothing of that is garbage, and
-looking for some takes a tenth of the start-up time.
+They keep the garbage collector off while the command line is loaded: nothing of that is garbage,
+and looking for some takes a tenth of the start-up time.
 """
 
 import gc

@@ -23,9 +23,16 @@ def init(
 ) -> None:
     """Write a commented imagekit.yaml."""
     from imagekit import spec
+    from imagekit.errors import InputError
+    from imagekit.files import write_new
 
     template = Path(spec.__file__).with_name("init.yaml")
-    _write_new(output, template.read_bytes())
+    try:
+        write_new(output, template.read_bytes())
+    except FileExistsError:
+        raise InputError(
+            f"{output} exists already", "choose another name with -o, or remove the file first"
+        ) from None
     if json:
         ui.json({"file": str(output)})
     else:
@@ -132,30 +139,3 @@ def _remarks(project: "Project", cells: "tuple[Cell, ...]") -> None:
             f"default cell{chosen}: {default.id}, also tagged "
             f"{default_reference(project.image, default.libos)}"
         )
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    """Write a file that must not exist yet: whole or not at all, and never over another one."""
-    import os
-
-    from imagekit.errors import InputError
-    from imagekit.images.files import Aside, disk_error, remove_stale
-
-    folder = path.parent
-    remove_stale(folder)
-    try:
-        with Aside(folder) as aside:
-            aside.write(data)
-            os.fsync(aside.fd)
-            try:
-                os.link(aside.path, path)  # unlike a rename it fails when the name is taken
-            except PermissionError:  # the file system has no links
-                if os.path.lexists(path):
-                    raise FileExistsError from None
-                aside.commit(path)
-    except FileExistsError:
-        raise InputError(
-            f"{path} exists already", "choose another name with -o, or remove the file first"
-        ) from None
-    except OSError as error:
-        raise disk_error(error, path, "write") from None

@@ -40,7 +40,7 @@ def gramine_manifest(
     """Render a manifest template, fill in defaults, expand trusted files."""
     from imagekit.enclave.releases import release_named
     from imagekit.errors import UsageError
-    from imagekit.images.files import write_atomically
+    from imagekit.files import write_atomically
     from imagekit.release.gramine_tools import make_manifest, read_text
     from imagekit.render.variables import DEFAULT_PKGLIBDIR, GramineVariables
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from imagekit.errors import InputError
+from imagekit.files import disk_error, write_atomically
 from imagekit.images.cache import Cache
 from imagekit.images.compose import ARCHITECTURE, OS
-from imagekit.images.files import disk_error, write_atomically
 from imagekit.images.layout import OciLayout
 from imagekit.images.oci import (
     DOCUMENT_LIMIT,

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from imagekit.errors import InputError
+from imagekit.files import disk_error, make_folder
 from imagekit.images.cache import Cache
 from imagekit.images.download import download, wrong_hash
-from imagekit.images.files import disk_error, make_folder
 from imagekit.images.pip import pip_download
 from imagekit.images.progress import NO_PROGRESS, Progress
 from imagekit.images.workdir import work_folder

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagekit.errors import InputError, UsageError
+from imagekit.files import locked
 from imagekit.images.artifacts import fetch
 from imagekit.images.basecache import BaseCache, LayerRecord
 from imagekit.images.baseinputs import BaseInputs, with_hashes
@@ -19,7 +20,6 @@ from imagekit.images.baselock import BaseLock, PackageDrift, drift
 from imagekit.images.cache import Cache
 from imagekit.images.compose import new_image, rfc3339
 from imagekit.images.debian import Package, bootstrap
-from imagekit.images.files import locked
 from imagekit.images.layers import Layer, LayerFile, write_layer
 from imagekit.images.normalise import Normaliser
 from imagekit.images.oci import Image

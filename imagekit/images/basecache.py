@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from imagekit.errors import InputError
+from imagekit.files import remove_stale, write_atomically
 from imagekit.images.baselock import package_from_json, package_json
 from imagekit.images.cache import Cache
 from imagekit.images.debian import Package
-from imagekit.images.files import remove_stale, write_atomically
 from imagekit.images.layers import Layer
 from imagekit.images.oci import (
     OCI_LAYER,

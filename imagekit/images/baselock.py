@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from imagekit.errors import InputError
+from imagekit.files import disk_error, write_atomically
 from imagekit.images.debian import Package
-from imagekit.images.files import disk_error, write_atomically
 
 LOCK_NAME = "imagekit.base.lock.json"
 """The lock's file name, beside the project file."""

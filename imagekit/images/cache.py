@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from imagekit.errors import InputError
-from imagekit.images.files import make_folder, remove_stale, write_atomically
+from imagekit.files import make_folder, remove_stale, write_atomically
 from imagekit.images.oci import check_digest
 from imagekit.images.store import BlobStore
 

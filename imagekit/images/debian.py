@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagekit.errors import EngineError, InputError
-from imagekit.images.files import disk_error
+from imagekit.files import disk_error
 from imagekit.images.process import one_line, run_program
 from imagekit.images.progress import NO_PROGRESS, Progress
 from imagekit.spec.base import AptSource, BaseSpec

@@ -11,7 +11,7 @@ from typing import Any
 
 from imagekit import __version__
 from imagekit.errors import EngineError, ImagekitError, InputError
-from imagekit.images.files import disk_error
+from imagekit.files import disk_error
 from imagekit.images.progress import NO_PROGRESS, Progress
 
 TIMEOUT_SECONDS = 60.0

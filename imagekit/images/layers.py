@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagekit.errors import InputError
-from imagekit.images.files import disk_error
+from imagekit.files import disk_error
 from imagekit.images.oci import OCI_LAYER, Descriptor
 from imagekit.images.store import BLOCK, BlobStore, BlobWriter
 from imagekit.images.tarwrite import DIRECTORY, END, REGULAR, SYMLINK, Member, header, padding

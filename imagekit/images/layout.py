@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from imagekit.errors import InputError, UsageError
-from imagekit.images.files import disk_error, locked, make_folder, remove_stale, write_atomically
+from imagekit.files import disk_error, locked, make_folder, remove_stale, write_atomically
 from imagekit.images.oci import (
     DOCUMENT_LIMIT,
     INDEX_TYPES,

@@ -13,8 +13,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from imagekit.errors import EngineError, InputError
+from imagekit.files import disk_error
 from imagekit.images.download import NETWORK_HINT, wrong_hash
-from imagekit.images.files import disk_error
 from imagekit.images.process import one_line, run_program
 from imagekit.images.progress import NO_PROGRESS, Advance, Progress
 

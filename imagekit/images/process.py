@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagekit.errors import EngineError
-from imagekit.images.files import disk_error
+from imagekit.files import disk_error
 from imagekit.images.workdir import hold
 
 TAIL_LINES = 200

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from imagekit.errors import InputError
-from imagekit.images.files import disk_error
+from imagekit.files import disk_error
 from imagekit.images.layers import Layer
 from imagekit.images.oci import OCI_LAYER
 from imagekit.images.progress import NO_PROGRESS, Advance, Progress

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from imagekit.errors import InputError
+from imagekit.files import disk_error
 from imagekit.images.cache import Cache
-from imagekit.images.files import disk_error
 from imagekit.images.keyscan import KeyFinding
 from imagekit.images.layers import LayerFile, complete
 from imagekit.images.oci import Image

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from imagekit.errors import InputError
-from imagekit.images.files import Aside, disk_error, make_folder, remove_stale, sync_folder
+from imagekit.files import Aside, disk_error, make_folder, remove_stale, sync_folder
 from imagekit.images.oci import (
     OCTET_STREAM,
     BlobChain,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from imagekit.images.files import disk_error, make_folder
+from imagekit.files import disk_error, make_folder
 
 _LOCK = ".lock"
 _MOUNTS = Path("/proc/self/mountinfo")

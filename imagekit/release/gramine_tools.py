@@ -15,7 +15,7 @@ from imagekit.enclave.layout import Area
 from imagekit.enclave.manifest_rules import schema_findings
 from imagekit.enclave.releases import Release
 from imagekit.errors import ImagekitError, InputError
-from imagekit.images.files import write_atomically
+from imagekit.files import write_atomically
 from imagekit.images.progress import NO_PROGRESS, Progress
 from imagekit.release.signing import SignedEnclave, refuse, sign_manifest
 from imagekit.render.manifest import complete_manifest, trusted_hashes

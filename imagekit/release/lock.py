@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imagekit.errors import InputError
-from imagekit.images.files import locked_folder, write_atomically
+from imagekit.files import locked, write_atomically
 
 SCHEMA = 1
 FILE_NAME = "imagekit.lock.json"
@@ -101,7 +101,7 @@ def update_lock(path: Path, entries: Mapping[str, LockEntry]) -> None:
     Raises:
         InputError: the file is damaged or cannot be written.
     """
-    with locked_folder(path.parent):
+    with locked(path.parent):
         images = {**read_lock(path), **entries}
         document = {
             "schema": SCHEMA,

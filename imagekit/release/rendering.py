@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imagekit.errors import InputError
-from imagekit.images.files import make_folder, write_atomically
+from imagekit.files import make_folder, write_atomically
 from imagekit.release.cell import MANIFEST, MANIFEST_SGX, render_cell
 from imagekit.release.discover import Base
 from imagekit.spec.matrix import Cell

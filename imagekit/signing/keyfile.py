@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from imagekit.enclave.sigstruct import EXPONENT, KEY_BYTES, mr_signer_of
 from imagekit.errors import InputError, SigningError, UsageError
+from imagekit.files import write_new
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
@@ -181,26 +182,8 @@ def generate_key(path: Path, passphrase: bytes | None = None) -> int:
         shape = serialization.PrivateFormat.PKCS8
         protection = serialization.BestAvailableEncryption(passphrase)
     pem = key.private_bytes(serialization.Encoding.PEM, shape, protection)
-    _write_new(path, pem, refusal)
-    return key.public_key().public_numbers().n
-
-
-def _write_new(path: Path, data: bytes, refusal: UsageError) -> None:
-    """Write aside and link into place: never a half-written key, never one overwritten."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(aside, path)
-        finally:
-            aside.unlink()
+        write_new(path, pem, 0o600)
     except FileExistsError:
         raise refusal from None
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot write the key: {error.strerror}", "check folder, permissions and space"
-        ) from None
+    return key.public_key().public_numbers().n

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from imagekit import files
 from imagekit.errors import InputError
-from imagekit.images import files
-from imagekit.images.files import TEMPORARY_PREFIX, Aside, remove_stale, write_atomically
+from imagekit.files import TEMPORARY_PREFIX, Aside, remove_stale, write_atomically
 from imagekit.images.oci import BlobChain, Descriptor, digest_of
 from imagekit.images.store import BlobStore
 

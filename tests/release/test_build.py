@@ -228,7 +228,7 @@ def test_compat_is_what_bigdl_built_and_says_so(project, imagekit):
         for path in ("/usr/local/lib", "/etc/x", "/opt/y", "/root/.kube", "/usr/lib/gcc")
     ]
     write_base(project / "base", base_files(), folders)
-    out, err = build(imagekit)
+    _, err = build(imagekit)
     image, rootfs = view()
     assert image.labels["io.imagekit.profile"] == "compat"
     manifest = manifest_of(rootfs)
@@ -244,7 +244,7 @@ def test_compat_for_gramine_1_3_keeps_bigdls_keys(project, imagekit):
         (PROJECT.splitlines()[-1], ""),
     )
     build(imagekit)
-    image, rootfs = view()
+    _, rootfs = view()
     text = rootfs.read("/ppml/bash.manifest.sgx").decode()
     assert "thread_num = 8" in text
     assert "nonpie_binary = true" in text
@@ -313,7 +313,7 @@ def test_templates_that_contradict_the_cell_or_are_broken(project, imagekit, lin
 
 def test_render_writes_what_the_image_will_hold_and_needs_no_key(project, imagekit):
     (project / "key.pem").unlink()
-    code, out, err = imagekit("render", "-o", "files", "--select", "*-64m-error-dcap")
+    code, _, err = imagekit("render", "-o", "files", "--select", "*-64m-error-dcap")
     assert code == 0, err
     folder = project / "files" / "gramine-64m-error-dcap"
     assert (folder / "opt/entrypoint.sh").stat().st_mode & 0o111

@@ -109,7 +109,7 @@ def test_keys_that_sgx_cannot_use_are_refused_with_the_way_out(tmp_path, make, w
     [
         (b"", "no PEM private key"),
         (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "a public key"),
-        (b"-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n", "not a readable"),
+        (b"-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n", "readable"),
         (b"x" * 100_000, "too large"),
     ],
 )

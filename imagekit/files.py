@@ -58,13 +58,13 @@ class Aside:
     reading and writing. Raises OSError; callers say which folder it was about.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, mode: int = 0o666) -> None:
         self.folder = folder
         while True:
             name = f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
             self.path = folder / name
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self.fd = os.open(self.path, flags, 0o666)  # the umask decides
+            self.fd = os.open(self.path, flags, mode)  # less what the umask takes
             try:
                 fcntl.flock(self.fd, fcntl.LOCK_EX)
                 if _names_open_file(self.path, self.fd):
@@ -164,6 +164,30 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise disk_error(error, path.parent, "write in") from error
 
 
+def write_new(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write a file that must not exist yet: whole or not at all, and never over another one.
+
+    Args:
+        path: the file; a dangling link counts as existing.
+        data: its content.
+        mode: permissions, less what the umask takes; from the first byte on.
+
+    Raises:
+        FileExistsError: the name is taken.
+        InputError: the folder cannot be written to; nothing is left behind.
+    """
+    try:
+        with Aside(path.parent, mode) as aside:
+            aside.write(data)
+            os.fsync(aside.fd)
+            os.link(aside.path, path)  # unlike a rename it fails when the name is taken
+            sync_folder(path.parent)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise disk_error(error, path, "write") from error
+
+
 def make_folder(path: Path, mode: int = 0o777) -> None:
     """Make a folder and its parents where missing.
 
@@ -178,13 +202,16 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock between processes on a file that is never replaced.
+    """Hold an exclusive lock between processes on a folder, or on a file that is never replaced.
+
+    A file is made if it is missing; in a folder nothing is left behind.
 
     Raises:
-        InputError: the file cannot be opened for writing.
+        InputError: the file cannot be opened for writing, or the folder for reading.
     """
+    flags = os.O_RDONLY | os.O_DIRECTORY if path.is_dir() else os.O_RDWR | os.O_CREAT
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fd = os.open(path, flags | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise disk_error(error, path, "lock") from error
     try:

@@ -1,0 +1,287 @@
+"""``verify``: every way in which an image can be other than it claims must be named."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import GRAMINE, TAG, base_files, error_lines, write_base
+
+from imagekit.images.cache import Cache
+from imagekit.images.compose import append
+from imagekit.images.layers import LayerFile, write_layer
+from imagekit.images.layout import OciLayout
+from imagekit.images.open import open_image
+from imagekit.images.rootfs import Rootfs
+from imagekit.signing.keyfile import generate_key
+
+IMAGE = f"oci:out:{TAG}"
+
+
+@pytest.fixture
+def built(project, imagekit):
+    code, _, err = imagekit("build", "--epc", "64m", "--log", "error")
+    assert code == 0, err
+    return project
+
+
+def verify(imagekit, *arguments, image=IMAGE, standin=True):
+    flags = ("--allow-standin",) if standin else ()
+    return imagekit("verify", image, *flags, *arguments)
+
+
+def refused(imagekit, *words, **options):
+    code, _, err = verify(imagekit, **options)
+    assert code == 5, err
+    problem, _ = error_lines(err)
+    failed = [line for line in err.splitlines() if line.startswith("FAILED")]
+    for word in words:
+        assert any(word in line for line in failed), err
+    return problem, failed
+
+
+def with_layer(*files, labels=None, tag=TAG):
+    """Put one more layer on the built image, digests all in order."""
+    layout = OciLayout.open(Path("out"))
+    image = layout.image(TAG)
+    layer = write_layer(list(files), layout.blobs, 0)
+    layout.put(
+        append(image, layer, layout.blobs, created=0, history="tampered", labels=labels or {}), tag
+    )
+
+
+def content(path):
+    return Rootfs.from_image(open_image(IMAGE, Cache()), None).read(path)
+
+
+def flipped(data, position=-1):
+    changed = bytearray(data)
+    changed[position] ^= 1
+    return bytes(changed)
+
+
+def test_a_good_image_passes_and_says_what_was_checked(built, imagekit):
+    code, out, err = verify(imagekit, "--lock", "imagekit.lock.json")
+    assert code == 0, err
+    words = "signature", "recomputed", "trusted files", "labels", "name", "lock", "no private"
+    for word in words:
+        assert any(line.startswith("ok") and word in line for line in err.splitlines()), word
+    assert out.startswith("mr_enclave       : ")
+    code, out, _ = verify(imagekit, "--json")
+    answer = json.loads(out)
+    assert (code, answer["schema"], answer["ok"], answer["failed"]) == (0, 1, True, [])
+
+
+def test_the_standin_is_refused_unless_asked_for(built, imagekit):
+    refused(imagekit, "is a stand-in, not Gramine", standin=False)
+
+
+def test_a_real_pal_without_the_mark_is_no_standin(project, imagekit):
+    write_base(project / "base", base_files(b"something else"), [])
+    imagekit("build", "--epc", "64m", "--log", "error")
+    code, _, err = verify(imagekit, standin=False)
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/ppml/bash.sig", "/ppml/bash.sig"),
+        ("/ppml/bash.manifest", "/ppml/bash.manifest"),
+        (f"{GRAMINE}/sgx/libpal.so", "libpal.so"),
+        (f"{GRAMINE}/libsysdb.so", f"trusted file {GRAMINE}/libsysdb.so"),
+        ("/opt/spark/jars/spark-core.jar", "trusted file /opt/spark/jars/spark-core.jar"),
+        ("/etc/java-17/net.properties", "trusted file /etc/java-17/net.properties"),
+        ("/opt/imagekit/launch.json", "trusted file /opt/imagekit/launch.json"),
+    ],
+)
+@pytest.mark.parametrize("position", [3, -2])
+def test_one_flipped_byte_in_a_later_layer_is_named(built, imagekit, path, words, position):
+    data = content(path)
+    if path.endswith("libpal.so") and position == 3:
+        position = 0x1500
+    with_layer(LayerFile(path, flipped(data, position), 0o755))
+    refused(imagekit, words)
+
+
+def test_a_flipped_byte_of_the_signed_manifest_is_named(built, imagekit):
+    text = content("/ppml/bash.manifest.sgx")
+    at = text.index(b'log_level = "error"') + 13
+    with_layer(LayerFile("/ppml/bash.manifest.sgx", flipped(text, at)))
+    _, failed = refused(imagekit, "/ppml/bash.manifest.sgx")
+    assert any("mr_enclave" in line for line in failed)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/ppml/bash.manifest.sgx",
+        "/ppml/bash.sig",
+        f"{GRAMINE}/sgx/libpal.so",
+        "/opt/spark/jars/spark-core.jar",
+    ],
+)
+def test_a_flipped_byte_on_the_disk_is_named(built, imagekit, path):
+    """The blob itself is damaged; its digest no longer fits, and the file is named all the same."""
+    data = content(path)
+    layout = OciLayout.open(built / "out")
+    for layer in layout.image(TAG).layers:
+        blob = layout.blobs.path(layer.digest)
+        raw = blob.read_bytes()
+        # .manifest and .manifest.sgx hold the same text; the latter stands second
+        at = raw.rfind(data[:4096])
+        if at < 0:
+            continue
+        copy = blob.with_name("copy")  # hard links lead into the cache: change this one alone
+        copy.write_bytes(flipped(raw, at + min(len(data), 5000) // 2))
+        copy.replace(blob)
+    refused(imagekit, path, "sha256:")
+
+
+def test_a_truncated_layer_is_named(built, imagekit):
+    layout = OciLayout.open(built / "out")
+    digest = layout.image(TAG).layers[0].digest
+    blob = layout.blobs.path(digest)
+    copy = blob.with_name("copy")
+    copy.write_bytes(blob.read_bytes()[:-5000])
+    copy.replace(blob)
+    code, _, err = verify(imagekit)
+    assert code == 3
+    assert digest in error_lines(err)[0]
+
+
+def test_a_trusted_file_that_is_gone_is_named(built, imagekit):
+    with_layer(LayerFile("/opt/spark/jars/.wh.spark-core.jar", b""))
+    refused(imagekit, "trusted file /opt/spark/jars/spark-core.jar is not in the image")
+
+
+@pytest.mark.parametrize(
+    ("label", "value"),
+    [("mr_enclave", "0" * 64), ("epc", "16g"), ("log", "all"), ("standin", "false")],
+)
+def test_a_label_that_lies_is_named(built, imagekit, label, value):
+    with_layer(LayerFile("/x", b""), labels={f"io.imagekit.{label}": value})
+    refused(imagekit, f"label io.imagekit.{label} says '{value}'")
+
+
+def test_a_name_that_lies_is_named(built, imagekit):
+    other = "tiny-gramine-noattest-16g-all:1.0"
+    with_layer(LayerFile("/x", b""), tag=other)
+    refused(imagekit, "says gramine-16g-all-none", image=f"oci:out:{other}")
+    code, _, err = verify(imagekit, "--name", "x-gramine-reference-64m:2", image=f"oci:out:{other}")
+    assert code == 0, err
+
+
+def test_a_name_that_says_nothing_is_a_note(built, imagekit):
+    with_layer(LayerFile("/x", b""), tag="candidate")
+    code, _, err = verify(imagekit, image="oci:out:candidate")
+    assert code == 0, err
+    assert "note" in err
+
+
+def test_expected_measurements(built, imagekit):
+    good = json.loads(verify(imagekit, "--json")[1])
+    for name in ("mr_enclave", "mr_signer"):
+        flag = f"--{name.replace('_', '-')}"
+        assert verify(imagekit, flag, good[name].upper())[0] == 0
+        code, _, err = verify(imagekit, flag, "0" * 64)
+        assert code == 5
+        assert f"{name} is {good[name]}, not {'0' * 64}" in err
+        code, _, err = verify(imagekit, flag, "xyz")
+        assert code == 2, err
+
+
+def test_an_image_that_the_lock_does_not_know(built, imagekit):
+    with_layer(LayerFile("/x", b""))
+    code, _, err = verify(imagekit, "--lock", "imagekit.lock.json")
+    assert code == 5
+    assert "has no image with digest" in err
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_private_key_in_any_layer_is_found(built, imagekit, hidden):
+    generate_key(built / "other.pem")
+    with_layer(LayerFile("/root/forgotten.pem", (built / "other.pem").read_bytes()))
+    if hidden:
+        with_layer(LayerFile("/root/.wh.forgotten.pem", b""))
+    problem, _ = refused(imagekit, "/root/forgotten.pem")
+    secret = (built / "other.pem").read_text().splitlines()[3]
+    assert secret not in problem
+
+
+def test_a_private_key_in_the_history_is_found(built, imagekit):
+    generate_key(built / "other.pem")
+    layout = OciLayout.open(built / "out")
+    layer = write_layer([LayerFile("/x", b"")], layout.blobs, 0)
+    key = (built / "other.pem").read_text()
+    image = append(layout.image(TAG), layer, layout.blobs, created=0, history=f"RUN echo '{key}'")
+    layout.put(image, TAG)
+    refused(imagekit, "history")
+
+
+def test_a_debug_enclave_is_refused_unless_asked_for(project, imagekit):
+    text = (project / "imagekit.yaml").read_text()
+    (project / "imagekit.yaml").write_text(text.replace("threads: 8", "threads: 8, debug: true"))
+    code, _, err = imagekit("build", "--epc", "64m", "--log", "error")
+    assert code == 0, err
+    assert "debug" in err
+    refused(imagekit, "can be debugged")
+    assert verify(imagekit, "--allow-debug")[0] == 0
+
+
+def test_another_key_changes_mr_signer_alone(built, imagekit):
+    before = json.loads(verify(imagekit, "--json")[1])
+    generate_key(built / "other.pem")
+    imagekit("build", "--epc", "64m", "--log", "error", "--key", "other.pem")
+    after = json.loads(verify(imagekit, "--json")[1])
+    assert after["mr_enclave"] == before["mr_enclave"]
+    assert after["mr_signer"] != before["mr_signer"]
+
+
+def test_a_signature_of_somebody_else_over_other_content(built, imagekit):
+    """A SIGSTRUCT that is intact but describes another enclave."""
+    imagekit("build", "--epc", "128m", "--log", "error", "--output", "oci:second")
+    other = Rootfs.from_image(
+        open_image("oci:second:tiny-gramine-reference-128m:1.0", Cache()), None
+    ).read("/ppml/bash.sig")
+    with_layer(LayerFile("/ppml/bash.sig", other))
+    refused(imagekit, "mr_enclave: /ppml/bash.sig says")
+
+
+def test_a_base_is_not_an_enclave_image(project, imagekit):
+    refused(imagekit, "it is not an enclave image", image="oci:base:base")
+
+
+def test_inspect_and_measure_agree_with_the_build(built, imagekit):
+    code, out, err = imagekit("inspect", IMAGE, "--json")
+    assert code == 0, err
+    facts = json.loads(out)
+    entry = next(iter(json.loads((built / "imagekit.lock.json").read_text())["images"].values()))
+    assert facts["sigstruct"]["mr_enclave"] == entry["mr_enclave"]
+    assert facts["sigstruct"]["date"] == "2023-11-14"
+    assert imagekit("measure", IMAGE)[1] == f"mr_enclave       : {entry['mr_enclave']}\n"
+    (built / "m.sgx").write_bytes(content("/ppml/bash.manifest.sgx"))
+    (built / "bash.sig").write_bytes(content("/ppml/bash.sig"))
+    (built / "libpal.so").write_bytes(content(f"{GRAMINE}/sgx/libpal.so"))
+    _, out, err = imagekit("measure", "--manifest", "m.sgx", "--libpal", "libpal.so", "--json")
+    assert json.loads(out)["mr_enclave"] == entry["mr_enclave"], err
+    code, out, err = imagekit("inspect", "bash.sig")
+    assert code == 0, err
+    assert entry["mr_signer"] in out
+    code, out, err = imagekit("inspect", IMAGE)
+    assert re.search(r"io\.imagekit\.profile +: strict", out)
+    for arguments in ((), ("--manifest", "m.sgx"), (IMAGE, "--manifest", "m.sgx")):
+        assert imagekit("measure", *arguments)[0] == 2
+
+
+def test_verification_takes_nothing_from_the_cache(built, imagekit, monkeypatch):
+    """An index that lies in the cache must not make a damaged blob look whole."""
+    assert verify(imagekit)[0] == 0
+    layout = OciLayout.open(built / "out")
+    blob = layout.blobs.path(layout.image(TAG).layers[0].digest)
+    raw = blob.read_bytes()
+    shutil.copy(blob, "copy")
+    blob.unlink()
+    blob.write_bytes(flipped(raw, raw.index(b"libos")))
+    refused(imagekit, "libsysdb.so")
