@@ -176,12 +176,18 @@ def write_new(path: Path, data: bytes, mode: int = 0o666) -> None:
         FileExistsError: the name is taken.
         InputError: the folder cannot be written to; nothing is left behind.
     """
+    remove_stale(path.parent)
     try:
         with Aside(path.parent, mode) as aside:
             aside.write(data)
             os.fsync(aside.fd)
-            os.link(aside.path, path)  # unlike a rename it fails when the name is taken
-            sync_folder(path.parent)
+            try:
+                os.link(aside.path, path)  # unlike a rename it fails when the name is taken
+                sync_folder(path.parent)
+            except PermissionError:  # the file system has no links
+                if os.path.lexists(path):
+                    raise FileExistsError(path) from None
+                aside.commit(path)
     except FileExistsError:
         raise
     except OSError as error:

@@ -6,17 +6,17 @@ so a changed artifact does not make the distribution anew; the image is kept und
 whole.
 """
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagekit.errors import InputError, UsageError
+from imagekit.enclave.standin import is_standin
+from imagekit.errors import InputError
 from imagekit.files import locked
 from imagekit.images.artifacts import fetch
 from imagekit.images.basecache import BaseCache, LayerRecord
 from imagekit.images.baseinputs import BaseInputs, with_hashes
-from imagekit.images.baselock import BaseLock, PackageDrift, drift
+from imagekit.images.baselock import LOCK_NAME, BaseLock, PackageDrift, drift
 from imagekit.images.cache import Cache
 from imagekit.images.compose import new_image, rfc3339
 from imagekit.images.debian import Package, bootstrap
@@ -36,13 +36,9 @@ from imagekit.images.tarwrite import DIRECTORY, REGULAR, SYMLINK
 from imagekit.images.workdir import work_folder
 from imagekit.spec.base import Artifact, BaseSpec
 
-STANDIN_MARKER = b"imagekit stand-in PAL"
-"""A libpal.so that holds these bytes is a stand-in: images with it are labelled as such."""
-
 STANDIN_LABEL = "io.imagekit.standin"
 
 _PAL = "/sgx/libpal.so"
-_MAX_EPOCH = 253402300799
 
 
 @dataclass(frozen=True)
@@ -62,31 +58,11 @@ class Assembled:
     cached: bool
 
 
-def base_epoch(spec: BaseSpec, environ: Mapping[str, str] = os.environ) -> int:
-    """Give the time stamp of everything in the base, in seconds since 1970.
-
-    SOURCE_DATE_EPOCH (reproducible-builds.org specification) when set, else the spec's ``date``,
-    else a constant; never the clock.
-
-    Raises:
-        UsageError: SOURCE_DATE_EPOCH is no number of seconds.
-    """
-    text = environ.get("SOURCE_DATE_EPOCH")
-    if not text:
-        return spec.epoch
-    if not text.isascii() or not text.isdigit() or len(text) > 12 or int(text) > _MAX_EPOCH:
-        raise UsageError(
-            "SOURCE_DATE_EPOCH is no number of seconds since 1970",
-            "set it to a whole number such as 1767225600, or unset it",
-        )
-    return int(text)
-
-
 def assemble(
     spec: BaseSpec,
     project_dir: Path,
     cache: Cache,
-    epoch: int | None = None,
+    epoch: int,
     lock: BaseLock | None = None,
     progress: Progress = NO_PROGRESS,
     *,
@@ -99,7 +75,7 @@ def assemble(
         spec: what to make.
         project_dir: folder that local paths in the spec are relative to.
         cache: where artifacts, layers and the image are kept.
-        epoch: time stamps, seconds since 1970; None = :func:`base_epoch`.
+        epoch: time stamps of everything in the base, seconds since 1970.
         lock: hashes the spec does not give, and the packages to expect.
         progress: told the steps and bytes.
         locked_only: refuse packages that are not the locked ones (instead of reporting them).
@@ -109,9 +85,8 @@ def assemble(
         InputError: a missing or wrong hash, a missing file, or (``locked_only``) other packages.
         EngineError: mmdebstrap, pip or the network failed.
     """
-    stamp = base_epoch(spec) if epoch is None else epoch
     resolved = with_hashes(spec, lock)
-    inputs = BaseInputs(resolved, project_dir, cache, stamp, lock, progress)
+    inputs = BaseInputs(resolved, project_dir, cache, epoch, lock, progress)
     records = BaseCache(cache)
     key = records.key("base", inputs.key_of_all())
     with locked(records.lock_path(key)):
@@ -119,8 +94,8 @@ def assemble(
         was_cached = image is not None
         distribution = _distribution(inputs, records, refresh)
         found = drift(lock, distribution.packages) if lock is not None else None
-        if locked_only and lock is not None and not lock.packages:
-            raise InputError("the base lock names no packages", "run `imagekit base lock`")
+        if locked_only and (lock is None or not lock.packages):
+            raise InputError(f"no packages are locked in {LOCK_NAME}", "run `imagekit base lock`")
         if found is not None and locked_only:
             raise InputError(found.problem, found.hint)
         if image is None:
@@ -133,7 +108,7 @@ def lock_base(
     spec: BaseSpec,
     project_dir: Path,
     cache: Cache,
-    epoch: int | None = None,
+    epoch: int,
     progress: Progress = NO_PROGRESS,
     previous: BaseLock | None = None,
 ) -> BaseLock:
@@ -145,7 +120,6 @@ def lock_base(
     Raises:
         InputError, EngineError: as for :func:`assemble`.
     """
-    stamp = base_epoch(spec) if epoch is None else epoch
     known = previous.artifacts if previous is not None else {}
     hashes: dict[str, str] = {}
     for artifact in spec.artifacts:
@@ -155,10 +129,10 @@ def lock_base(
     hashes_only = BaseLock(hashes)
     resolved = with_hashes(spec, hashes_only)
     records = BaseCache(cache)
-    inputs = BaseInputs(resolved, project_dir, cache, stamp, hashes_only, progress)
+    inputs = BaseInputs(resolved, project_dir, cache, epoch, hashes_only, progress)
     distribution = _distribution(inputs, records, refresh=True)
     lock = BaseLock(hashes, distribution.packages)
-    later = BaseInputs(resolved, project_dir, cache, stamp, lock, progress)
+    later = BaseInputs(resolved, project_dir, cache, epoch, lock, progress)
     records.save_layer(records.key("distribution", later.key_of_distribution()), distribution)
     return lock
 
@@ -280,7 +254,7 @@ def _record(
     add_parents(nodes, {})
     layer = write_tree(nodes, tree.content, inputs.cache.blobs, inputs.epoch, where)
     standin = any(
-        STANDIN_MARKER in read_content(tree, node)
+        is_standin(read_content(tree, node))
         for path, node in nodes.items()
         if node.kind == REGULAR and ("/" + path).endswith(_PAL)
     )

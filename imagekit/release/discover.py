@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from imagekit.enclave.elf import Elf, parse_elf
 from imagekit.enclave.releases import NEWEST, Release, release_named
+from imagekit.enclave.standin import is_standin
 from imagekit.errors import InputError, UsageError
 from imagekit.images.oci import Image
 from imagekit.images.rootfs import Rootfs
@@ -24,9 +25,6 @@ PKGLIBDIRS = (
     "/usr/lib/gramine",
 )
 """Where Gramine's packages and its own build put its files."""
-
-STANDIN_MARK = b"imagekit stand-in PAL"
-"""Bytes in the PAL of the stand-in for machines where Gramine cannot be had."""
 
 _PACKAGES = ("gramine", "gramine-standin")
 _DPKG_STATUS = "/var/lib/dpkg/status"
@@ -66,12 +64,7 @@ class Base:
     @property
     def standin(self) -> bool:
         """Whether its Gramine is the stand-in."""
-        return is_standin(self.pal)
-
-
-def is_standin(pal: Elf) -> bool:
-    """Say whether a PAL is the stand-in's; its content says so, whatever labels say."""
-    return STANDIN_MARK in pal.data
+        return is_standin(self.pal.data)
 
 
 def discover(image: Image, rootfs: Rootfs, project: Project) -> Base:

@@ -15,11 +15,11 @@ from imagekit.enclave.gramine import measure_manifest
 from imagekit.enclave.parameters import enclave_parameters, parse_gramine_size
 from imagekit.enclave.releases import GRAMINE_1_3, NEWEST, Release
 from imagekit.enclave.sigstruct import SigStruct, parse_sigstruct
+from imagekit.enclave.standin import is_standin
 from imagekit.errors import ImagekitError, InputError, UsageError
 from imagekit.images.oci import Image
 from imagekit.images.rootfs import Rootfs
 from imagekit.release.cell import LABEL, MANIFEST, MANIFEST_SGX, SIGFILE, ImageTree
-from imagekit.release.discover import is_standin
 from imagekit.release.lock import read_lock
 from imagekit.release.signing import check_before_signing
 from imagekit.render.manifest import complete_manifest, trusted_hashes
@@ -194,7 +194,7 @@ def verify_image(image: Image, rootfs: Rootfs, expected: Expected) -> Verdict:
         expected.allow_debug or not body.flags & 2,
         "the enclave can be debugged, that is read, by the host (--allow-debug accepts that)",
     )
-    standin = is_standin(enclave.pal)
+    standin = is_standin(enclave.pal.data)
     verdict.check(
         "a real Gramine",
         expected.allow_standin or not standin,
@@ -305,7 +305,7 @@ def _check_claims(verdict: Verdict, image: Image, enclave: Enclave, expected: Ex
         "attestation": cell.attestation,
         "mr_enclave": verdict.mr_enclave,
         "mr_signer": verdict.mr_signer,
-        "standin": str(is_standin(enclave.pal)).lower(),
+        "standin": str(is_standin(enclave.pal.data)).lower(),
     }
     labels = image.labels
     wrong = [

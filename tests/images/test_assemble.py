@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from imagekit.errors import EngineError, InputError, UsageError
-from imagekit.images.assemble import STANDIN_LABEL, assemble, base_epoch, lock_base
+from imagekit.errors import EngineError, InputError
+from imagekit.images.assemble import STANDIN_LABEL, assemble, lock_base
 from imagekit.images.baselock import BaseLock
 from imagekit.images.cache import Cache
 from imagekit.images.debian import Package
@@ -368,20 +368,9 @@ def test_other_versions_than_the_locked_ones_are_a_warning_or_an_error(state, tm
 
 
 def test_locked_only_needs_locked_packages(state, cache, tmp_path):
-    with pytest.raises(InputError, match="base lock"):
-        assemble(spec(), tmp_path, cache, EPOCH, BaseLock({}), locked_only=True)
-
-
-# -- the time
-
-
-def test_the_epoch_is_that_of_the_environment_or_the_spec_never_the_clock():
-    assert base_epoch(spec(), {}) == spec().epoch
-    assert base_epoch(spec("date: 2026-01-01"), {}) == 1767225600
-    assert base_epoch(spec("date: 2026-01-01"), {"SOURCE_DATE_EPOCH": "7"}) == 7
-    for text in ("x", "-1", "1.5", "9" * 12, "٣"):
-        with pytest.raises(UsageError):
-            base_epoch(spec(), {"SOURCE_DATE_EPOCH": text})
+    for lock in (None, BaseLock({})):
+        with pytest.raises(InputError, match="no packages are locked"):
+            assemble(spec(), tmp_path, cache, EPOCH, lock, locked_only=True)
 
 
 # -- the real thing
