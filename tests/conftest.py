@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,20 @@ def make_tree(description: list[dict[str, Any]], target: Path) -> Path:
         else:
             path.write_bytes(_stream(entry["seed"], entry["size"]))
     return target
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Where a real part is missing, fail in CI and skip with the reason elsewhere.
+
+    Use: ``@pytest.mark.integration("skopeo", "umoci", root=True)``.
+    """
+    for mark in item.iter_markers("integration"):
+        missing = [command for command in mark.args if shutil.which(command) is None]
+        if mark.kwargs.get("root") and os.geteuid() != 0:
+            missing.append("root rights")
+        if missing:
+            end = pytest.fail if os.environ.get("CI") else pytest.skip
+            end(f"missing on this machine: {', '.join(missing)}")
 
 
 @pytest.fixture(autouse=True)
@@ -193,8 +208,6 @@ TAG = "tiny-gramine-reference-64m:1.0"
 @pytest.fixture
 def project(in_folder: Path, golden_key: Path) -> Path:
     """The current folder, with a project on a tiny base; nothing built yet."""
-    import shutil
-
     write_base(in_folder / "base", base_files(), [])
     (in_folder / "imagekit.yaml").write_text(PROJECT)
     shutil.copy(golden_key, in_folder / "key.pem")

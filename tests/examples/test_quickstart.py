@@ -1,6 +1,5 @@
 import hashlib
 import os
-import shutil
 import signal
 import struct
 import subprocess
@@ -68,9 +67,8 @@ def test_the_package_is_a_deb_of_three_members(deb):
     assert found["debian-binary"] == b"2.0\n"
 
 
+@pytest.mark.integration("dpkg-deb")
 def test_dpkg_reads_the_package(deb, tmp_path):
-    if shutil.which("dpkg-deb") is None:
-        pytest.skip("dpkg-deb is not installed")
     (tmp_path / "x.deb").write_bytes(deb)
     fields = subprocess.run(
         ["dpkg-deb", "-f", tmp_path / "x.deb", "Package", "Version", "Provides"],

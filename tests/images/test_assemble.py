@@ -376,7 +376,7 @@ def test_locked_only_needs_locked_packages(state, cache, tmp_path):
 # -- the real thing
 
 
-@pytest.mark.integration
+@pytest.mark.integration("mmdebstrap")
 def test_two_real_builds_give_the_same_digest(tmp_path):
     code = (
         "import sys\nfrom pathlib import Path\nfrom imagekit.images.assemble import assemble\n"
@@ -384,7 +384,7 @@ def test_two_real_builds_give_the_same_digest(tmp_path):
         "from imagekit.spec.fields import parse_yaml\n"
         "text = 'distribution: {suite: bookworm, variant: apt}\\npackages: [tini]\\n'\n"
         "spec = parse_base(parse_yaml(text, 'f'))\n"
-        "result = assemble(spec, Path('.'), Cache(Path(sys.argv[1])))\n"
+        "result = assemble(spec, Path('.'), Cache(Path(sys.argv[1])), 1767225600)\n"
         "import json\nprint(json.dumps([result.image.digest, len(result.packages)]))\n"
     )
     found = []

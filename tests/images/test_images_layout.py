@@ -295,7 +295,7 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.integration
+@pytest.mark.integration("skopeo", "umoci")
 def test_skopeo_and_umoci_read_what_is_written(
     cache: Cache, layout: OciLayout, tmp_path: Path
 ) -> None:
@@ -316,7 +316,7 @@ def test_skopeo_and_umoci_read_what_is_written(
     assert (root / "t").stat().st_mode & 0o7777 == 0o1777
 
 
-@pytest.mark.integration
+@pytest.mark.integration("skopeo", "umoci")
 @pytest.mark.parametrize("transport", ["oci-archive", "docker-archive"])
 def test_archives_of_skopeo_are_read_once(
     cache: Cache, layout: OciLayout, tmp_path: Path, transport: str
