@@ -137,8 +137,7 @@ def _project(
     project = with_profile(load_project(file), profile)
     merged: dict[str, str | bool] = dict(project.gramine.define)
     merged |= parse_defines(define or [])
-    gramine = replace(
-        project.gramine,
+    gramine = project.gramine._replace(
         template=template or project.gramine.template,
         define=tuple(sorted(merged.items())),
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 DEFAULT_EPOCH = 1704067200
 """2024-01-01T00:00:00Z: the time stamps of a base whose spec names no date.
@@ -35,8 +35,7 @@ ARCHIVE_SUFFIXES = (
 ArtifactKind = Literal["pypi", "url", "path"]
 
 
-@dataclass(frozen=True)
-class BaseReference:
+class BaseReference(NamedTuple):
     """A base that exists already: ``base: {image: REFERENCE}``.
 
     Attributes:
@@ -47,8 +46,7 @@ class BaseReference:
     image: str
 
 
-@dataclass(frozen=True)
-class Distribution:
+class Distribution(NamedTuple):
     """Where the packages come from (``base.distribution``).
 
     Attributes:
@@ -65,8 +63,7 @@ class Distribution:
     snapshot: str | None = None
 
 
-@dataclass(frozen=True)
-class SourceKey:
+class SourceKey(NamedTuple):
     """The public key (OpenPGP, armored or not) that signs an apt archive.
 
     Exactly one of ``path`` (relative to the project file) and ``url`` is set; with ``url``,
@@ -78,8 +75,7 @@ class SourceKey:
     sha256: str | None = None
 
 
-@dataclass(frozen=True)
-class AptSource:
+class AptSource(NamedTuple):
     """One more apt archive (``base.sources[]``), written as a deb822 entry with Signed-By."""
 
     name: str
@@ -144,8 +140,7 @@ class Artifact:
         return self.kind == "pypi" or self.filename.lower().endswith(ARCHIVE_SUFFIXES)
 
 
-@dataclass(frozen=True)
-class BaseFile:
+class BaseFile(NamedTuple):
     """A file of the image (``base.files[]``); exactly one of ``text`` and ``source`` is set."""
 
     path: str

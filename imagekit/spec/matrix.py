@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from imagekit.errors import UsageError
 from imagekit.spec.fields import shown, suggestion
@@ -61,8 +62,7 @@ def default_cell(libos: str) -> Cell:
     return Point().cell(libos)
 
 
-@dataclass(frozen=True)
-class Exclusion:
+class Exclusion(NamedTuple):
     """A part of the matrix that is not built: the cells that agree in every axis named here."""
 
     libos: str | None = None
@@ -87,8 +87,7 @@ class Exclusion:
         return "{" + ", ".join(parts) + "}"
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """A cell without its library OS: a project's default, whichever library OS it is for."""
 
     epc: int = 8 * GIB

@@ -12,8 +12,7 @@ front of it, against the reference grammar that container engines share.
 """
 
 import re
-from dataclasses import dataclass
-from typing import Never
+from typing import NamedTuple, Never
 
 from imagekit.errors import UsageError
 from imagekit.spec.fields import shown
@@ -41,8 +40,7 @@ _DEFAULT = re.compile(r"(?P<stem>.+)-(?P<libos>gramine|occlum)-reference")
 _GRAMMAR = "the form is <stem>-<libos>-(reference|noattest)-<N>g[-<level>]:<tag>"
 
 
-@dataclass(frozen=True)
-class ImageReference:
+class ImageReference(NamedTuple):
     """An image reference without transport, taken apart."""
 
     name: str
