@@ -18,7 +18,8 @@ from imagekit.images.progress import NO_PROGRESS, Progress
 from imagekit.images.references import Reference, parse_reference
 from imagekit.images.rootfs import Rootfs
 from imagekit.release.bases import base_image
-from imagekit.release.cell import Rendered, compose_cell, render_cell, sign_cell
+from imagekit.release.cell import compose_cell, sign_cell
+from imagekit.release.configuration import Rendered, Renderer
 from imagekit.release.dates import day_of, source_date_epoch
 from imagekit.release.discover import Base, discover
 from imagekit.release.lock import FILE_NAME, LockEntry, update_lock
@@ -156,7 +157,8 @@ def build_cells(
     """
     epoch = build_epoch(base.image)
     # Everything that can be refused is refused before anything is written.
-    rendered = [render_cell(base, project, cell) for cell in cells]
+    renderer = Renderer(base, project)
+    rendered = [renderer.render(cell) for cell in cells]
     layout = OciLayout.create(output.folder)
     built = []
     for configuration in rendered:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from imagekit.errors import InputError
 from imagekit.files import make_folder, write_atomically
-from imagekit.release.cell import MANIFEST, MANIFEST_SGX, render_cell
+from imagekit.release.cell import MANIFEST, MANIFEST_SGX
+from imagekit.release.configuration import Renderer
 from imagekit.release.discover import Base
 from imagekit.spec.matrix import Cell
 from imagekit.spec.project import Project
@@ -22,9 +23,11 @@ def write_rendered(base: Base, project: Project, cells: Sequence[Cell], folder: 
 
     Raises:
         InputError: a file cannot be written.
-        ImagekitError: as :func:`imagekit.release.cell.render_cell`; then nothing is written.
+        ImagekitError: as :meth:`imagekit.release.configuration.Renderer.render`; nothing is
+            written then.
     """
-    rendered = [render_cell(base, project, cell) for cell in cells]
+    renderer = Renderer(base, project)
+    rendered = [renderer.render(cell) for cell in cells]
     written = []
     for configuration in rendered:
         files = {MANIFEST: (configuration.text, 0o644), MANIFEST_SGX: (configuration.sgx, 0o644)}

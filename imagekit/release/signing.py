@@ -115,7 +115,7 @@ def sign_manifest(
     tolerance: Tolerance = "nothing",
     progress: Progress = NO_PROGRESS,
 ) -> SignedEnclave:
-    """Check, measure and sign.
+    """Check, measure and sign; see :func:`measure_and_sign`.
 
     Args:
         text: bytes of the ``.manifest.sgx`` file.
@@ -132,6 +132,47 @@ def sign_manifest(
         SigningError: the manifest must not or cannot be signed, or the signer failed.
     """
     warnings = check_before_signing(manifest, release, what, tolerance)
+    return measure_and_sign(
+        text,
+        manifest,
+        pal,
+        signer,
+        release=release,
+        date=date,
+        what=what,
+        warnings=warnings,
+        progress=progress,
+    )
+
+
+def measure_and_sign(
+    text: bytes,
+    manifest: Mapping[str, Any],
+    pal: Elf,
+    signer: Signer,
+    *,
+    release: Release,
+    date: str,
+    what: str,
+    warnings: tuple[Finding, ...],
+    progress: Progress = NO_PROGRESS,
+) -> SignedEnclave:
+    """Measure and sign a manifest that was checked already.
+
+    Args:
+        text: bytes of the ``.manifest.sgx`` file.
+        manifest: the same, parsed.
+        pal: the release's ``libpal.so``.
+        signer: whose key.
+        release: whose rules.
+        date: ``YYYY-MM-DD`` for the SIGSTRUCT.
+        what: the file or cell, for error messages.
+        warnings: what the check found.
+        progress: told the bytes hashed.
+
+    Raises:
+        SigningError: the manifest cannot be signed, or the signer failed.
+    """
     parameters = enclave_parameters(manifest, release)
     total = measured_bytes(plan_layout(text, pal, parameters))
     with progress.task(f"measuring {what}", total) as advance:

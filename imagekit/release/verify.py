@@ -19,7 +19,8 @@ from imagekit.enclave.standin import is_standin
 from imagekit.errors import ImagekitError, InputError, UsageError
 from imagekit.images.oci import Image
 from imagekit.images.rootfs import Rootfs
-from imagekit.release.cell import LABEL, MANIFEST, MANIFEST_SGX, SIGFILE, ImageTree
+from imagekit.release.cell import LABEL, MANIFEST, MANIFEST_SGX, SIGFILE
+from imagekit.release.configuration import ImageTree
 from imagekit.release.lock import read_lock
 from imagekit.release.signing import check_before_signing
 from imagekit.render.manifest import complete_manifest, trusted_hashes

@@ -16,6 +16,8 @@ from imagekit.render.toml_text import dump_toml, parse_toml
 from imagekit.render.tree import Tree, hash_files
 
 Manifest = dict[str, Any]
+Expansions = dict[str, tuple[tuple[str, str], ...]]
+"""What trusted-file URIs stand for, URI and hash of each file; kept for manifests of one tree."""
 
 _SCHEME = "file:"
 _HEX256 = re.compile(r"[0-9a-f]{64}")
@@ -127,7 +129,9 @@ def _path_of(uri: object, key: str) -> str:
     return uri.removeprefix(_SCHEME)
 
 
-def expand_trusted_files(manifest: Manifest, release: Release, tree: Tree) -> None:
+def expand_trusted_files(
+    manifest: Manifest, release: Release, tree: Tree, expansions: Expansions | None = None
+) -> None:
     """Replace folders by their files and give every file its SHA-256 (in place).
 
     Entries that bring a hash are taken as they are. Folders (URI with a slash at the end) are
@@ -138,54 +142,77 @@ def expand_trusted_files(manifest: Manifest, release: Release, tree: Tree) -> No
         manifest: with defaults filled in.
         release: 1.9 keeps each URI once; 1.3 lists whatever is met.
         tree: where the files are.
+        expansions: what is known of this tree already; what is found is added.
 
     Raises:
         InputError: a file that is missing, a folder without slash or a file with one, a URI that is
             not ``file:``, two different hashes for one URI.
     """
     sgx = manifest["sgx"]
-    found: list[tuple[str, str | None, str]] = []  # uri, known hash, path
-    for number, entry in enumerate(_as_tables(sgx["trusted_files"])):
-        found += _expand_entry(entry, f"sgx.trusted_files[{number}]", tree)
-    _refuse_two_hashes(found)
-    hashes = hash_files(tree, [path for _, known, path in found if known is None])
-    listed = [(uri, known or hashes[path]) for uri, known, path in found]
+    known = {} if expansions is None else expansions
+    entries = _as_tables(sgx["trusted_files"])
+    for number, entry in enumerate(entries):
+        _check_entry(entry, f"sgx.trusted_files[{number}]", tree, known)
+    _refuse_two_hashes(entries)
+    _hash_new(entries, tree, known)
+    listed: list[tuple[str, str]] = []
+    for entry in entries:
+        pinned = entry.get("sha256")
+        listed += known[entry["uri"]] if pinned is None else [(entry["uri"], str(pinned))]
     if release is not GRAMINE_1_3:
-        known_uris = {uri: known for uri, known, _ in found if known is not None}
-        listed = list({uri: known_uris.get(uri, value) for uri, value in listed}.items())
+        pins = {entry["uri"]: str(entry["sha256"]) for entry in entries if "sha256" in entry}
+        listed = [(uri, pins.get(uri, value)) for uri, value in dict(listed).items()]
     sgx["trusted_files"] = [{"uri": uri, "sha256": value} for uri, value in listed]
 
 
-def _refuse_two_hashes(found: Sequence[tuple[str, str | None, str]]) -> None:
+def _refuse_two_hashes(entries: Sequence[Manifest]) -> None:
     seen: dict[str, str] = {}
-    for uri, known, _ in found:
-        if known is not None and seen.setdefault(uri, known) != known:
+    for entry in entries:
+        uri, pinned = entry["uri"], entry.get("sha256")
+        if pinned is not None and seen.setdefault(uri, str(pinned)) != str(pinned):
             raise _bad(
                 "sgx.trusted_files",
-                f"{uri} has two different hashes ({seen[uri]} and {known})",
+                f"{uri} has two different hashes ({seen[uri]} and {pinned})",
                 "leave one of the two entries out",
             )
 
 
-def _expand_entry(entry: Manifest, key: str, tree: Tree) -> list[tuple[str, str | None, str]]:
-    uri, known = entry["uri"], entry.get("sha256")
+def _check_entry(entry: Manifest, key: str, tree: Tree, known: Expansions) -> None:
+    uri = entry["uri"]
     path = _path_of(uri, key)
     is_folder = path.endswith("/")
-    if known is not None:
+    if "sha256" in entry:
         if is_folder:
             raise _bad(key, f"{uri} is a folder and has a sha256", "leave the sha256 out")
-        return [(uri, str(known), path)]
+        return
+    if uri in known:
+        return
     kind = tree.kind(path)
     if kind is None:
         tree.resolve(path)  # says precisely what is wrong with a link
         raise _bad(key, f"{uri}: no such file or folder", "check the path")
     if kind == "dir" and not is_folder:
         raise _bad(key, f"{uri} is a folder", 'a folder\'s URI ends with "/"')
-    if kind == "file":
-        if is_folder:
-            raise _bad(key, f"{uri} is a file", 'leave the "/" at the end out')
-        return [(uri, None, path)]
-    return [(_SCHEME + child, None, child) for child in _walk(tree, tree.resolve(path))]
+    if kind == "file" and is_folder:
+        raise _bad(key, f"{uri} is a file", 'leave the "/" at the end out')
+
+
+def _hash_new(entries: Sequence[Manifest], tree: Tree, known: Expansions) -> None:
+    """Find and hash the files of all URIs that are not known yet."""
+    found: dict[str, list[tuple[str, str]]] = {}  # URI → URI and path of each file
+    for entry in entries:
+        uri = entry["uri"]
+        if "sha256" in entry or uri in known or uri in found:
+            continue
+        path = uri.removeprefix(_SCHEME)
+        if path.endswith("/"):
+            files = [(_SCHEME + child, child) for child in _walk(tree, tree.resolve(path))]
+        else:
+            files = [(uri, path)]
+        found[uri] = files
+    hashes = hash_files(tree, [path for files in found.values() for _, path in files])
+    for uri, files in found.items():
+        known[uri] = tuple((child, hashes[path]) for child, path in files)
 
 
 def _walk(tree: Tree, folder: str) -> list[str]:
@@ -213,6 +240,7 @@ def complete_manifest(
     tree: Tree,
     entry_tree: Tree | None = None,
     expand: bool = True,
+    expansions: Expansions | None = None,
 ) -> tuple[Manifest, bytes]:
     """Make the final manifest from rendered template text.
 
@@ -224,6 +252,7 @@ def complete_manifest(
         tree: where trusted files are looked up.
         entry_tree: where the entry point is looked up; `tree` if not given.
         expand: expand trusted files too.
+        expansions: see :func:`expand_trusted_files`.
 
     Returns:
         The parsed manifest and its text as UTF-8 bytes.
@@ -234,7 +263,7 @@ def complete_manifest(
     manifest = parse_toml(text, release, name)
     fill_defaults(manifest, release, libos=libos, entry_tree=entry_tree or tree)
     if expand:
-        expand_trusted_files(manifest, release, tree)
+        expand_trusted_files(manifest, release, tree, expansions)
     return manifest, dump_toml(manifest, release)
 
 

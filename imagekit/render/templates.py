@@ -7,6 +7,7 @@ knowing the code; the wheel carries them inside the package. Both are reached th
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ def environment() -> jinja2.Environment:
     return env
 
 
+@lru_cache(maxsize=8)
+def _compiled(text: str) -> jinja2.Template:
+    return environment().from_string(text)
+
+
 def render_text(text: str, variables: Mapping[str, Any], name: str) -> str:
     """Render one template.
 
@@ -65,9 +71,8 @@ def render_text(text: str, variables: Mapping[str, Any], name: str) -> str:
         InputError: undefined variable, syntax error, or an expression that fails, with file and
         line.
     """
-    env = environment()
     try:
-        return env.from_string(text).render(**variables)
+        return _compiled(text).render(**variables)
     except jinja2.TemplateSyntaxError as error:
         raise InputError(f"{name}:{error.lineno}: {error.message}", "mend the template") from None
     except jinja2.UndefinedError as error:
