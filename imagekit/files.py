@@ -10,8 +10,8 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -162,6 +162,28 @@ def write_atomically(path: Path, data: bytes) -> None:
             aside.commit(path)
     except OSError as error:
         raise disk_error(error, path.parent, "write in") from error
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write several files: none is touched unless the contents of all are on the disk.
+
+    Raises:
+        InputError: a folder cannot be written to; nothing is left behind.
+    """
+    where = Path()
+    try:
+        with ExitStack() as stack:
+            ready = []
+            for path, data in files.items():
+                where = path.parent
+                aside = stack.enter_context(Aside(where))
+                aside.write(data)
+                ready.append((aside, path))
+            for aside, path in ready:
+                where = path
+                aside.commit(path)
+    except OSError as error:
+        raise disk_error(error, where, "write in") from error
 
 
 def write_new(path: Path, data: bytes, mode: int = 0o666) -> None:

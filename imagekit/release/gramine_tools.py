@@ -15,7 +15,7 @@ from imagekit.enclave.layout import Area
 from imagekit.enclave.manifest_rules import schema_findings
 from imagekit.enclave.releases import Release
 from imagekit.errors import ImagekitError, InputError
-from imagekit.files import write_atomically
+from imagekit.files import write_together
 from imagekit.images.progress import NO_PROGRESS, Progress
 from imagekit.release.signing import SignedEnclave, refuse, sign_manifest
 from imagekit.render.manifest import complete_manifest, trusted_hashes
@@ -213,14 +213,14 @@ def write_signed(
     """Write the manifest, the SIGSTRUCT and, if asked for, a make/ninja dependency file.
 
     Raises:
-        InputError: a file cannot be written; that file is left as it was.
+        InputError: a file cannot be written; all are left as they were.
     """
-    write_atomically(sigfile, signed.sigstruct.to_bytes())
-    write_atomically(manifest_sgx, signed.manifest)
+    files = {manifest_sgx: signed.manifest, sigfile: signed.sigstruct.to_bytes()}
     if depfile is not None:
         listed = " \\\n".join(f"\t{_make_name(path)}" for path in inputs)
         targets = f"{_make_name(manifest_sgx)} {_make_name(sigfile)}"
-        write_atomically(depfile, f"{targets}: \\\n{listed}\n".encode())
+        files[depfile] = f"{targets}: \\\n{listed}\n".encode()
+    write_together(files)
 
 
 def _make_name(path: Path) -> str:

@@ -1,5 +1,6 @@
 """The drop-in tools against what the stock tools gave for the same inputs."""
 
+import io
 import json
 from pathlib import Path
 
@@ -98,6 +99,55 @@ def test_what_the_stock_tools_refuse_or_should_is_refused_in_two_lines(
     else:
         assert code == 6, err
         check_error(err)
+
+
+def test_nothing_is_written_unless_everything_can_be(in_folder, imagekit, golden_key):
+    case = GRAMINE / "n14-defaults"
+    (in_folder / "app.manifest").write_bytes((case / "app.manifest").read_bytes())
+    pal = GRAMINE / json.loads((case / "expected.json").read_text())["libpal"]
+    sign = "tool", "gramine-sgx-sign", "-m", "app.manifest", "-l", pal, "-k", golden_key
+    for wrong in (
+        ("-o", "none/x"),
+        ("-o", "x", "-s", "none/y"),
+        ("-o", "x", "--depfile", "none/z"),
+    ):
+        code, _, err = imagekit(*sign, *wrong)
+        assert code == 3
+        check_error(err)
+        assert [path.name for path in in_folder.iterdir()] == ["app.manifest"]
+
+
+def test_templates_from_text_and_standard_input(in_folder, imagekit, monkeypatch):
+    case = GRAMINE / "n14-defaults"
+    template = (case / "app.manifest.template").read_text()
+    wanted = (case / "app.manifest").read_text()
+    assert imagekit("tool", "gramine-manifest", "-c", template)[1] == wanted
+    assert imagekit("tool", "gramine-manifest", "-c", template, "out")[0] == 0
+    assert (in_folder / "out").read_text() == wanted
+    monkeypatch.setattr("sys.stdin", io.StringIO(template))
+    assert imagekit("tool", "gramine-manifest", "-")[1] == wanted
+    for wrong in ((), ("-c", "x", "a", "b"), ("none.template",)):
+        code, _, err = imagekit("tool", "gramine-manifest", *wrong)
+        assert code in (2, 3)
+        check_error(err)
+
+
+def test_the_passphrase_options(in_folder, imagekit):
+    from imagekit.signing.keyfile import generate_key
+
+    case = GRAMINE / "n14-defaults"
+    (in_folder / "app.manifest").write_bytes((case / "app.manifest").read_bytes())
+    (in_folder / "pass").write_text("open sesame")
+    generate_key(in_folder / "k.pem", b"open sesame")
+    pal = GRAMINE / json.loads((case / "expected.json").read_text())["libpal"]
+    sign = "tool", "gramine-sgx-sign", "-m", "app.manifest", "-o", "x", "-l", pal, "-k", "k.pem"
+    assert imagekit(*sign, "--passphrase-file", "pass")[0] == 0
+    first = (in_folder / "app.sig").read_bytes()
+    code, out, err = imagekit(*sign, "-p", "open sesame")
+    assert code == 0
+    assert "command line" in err
+    assert "open sesame" not in out + err
+    assert (in_folder / "app.sig").read_bytes()[128:512] == first[128:512]
 
 
 def check_error(err):
