@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import error_lines
 
 GRAMINE = Path(__file__).parent.parent / "golden" / "gramine"
 CASES = sorted(path.name for path in GRAMINE.iterdir() if path.is_dir())
@@ -71,14 +72,14 @@ def test_what_the_stock_tools_refuse_or_should_is_refused_in_two_lines(
     if stock or not case.get("gramine-sgx-sign", {}).get("exit_code"):
         assert (code != 0) == (stock != 0), err
     if code:
-        check_error(err)
+        error_lines(err)
         assert not (in_folder / "app.manifest").exists()
         code, _, err = imagekit("tool", "gramine-manifest", "--no-check", *made)
         assert (code != 0) == (
             case.get("gramine-manifest --no-check", {"exit_code": 0})["exit_code"] != 0
         ), err
         if code:
-            check_error(err)
+            error_lines(err)
             return
     # fmt: off
     sign = (
@@ -88,7 +89,7 @@ def test_what_the_stock_tools_refuse_or_should_is_refused_in_two_lines(
     # fmt: on
     code, _, err = imagekit(*sign)
     assert code == 6, err
-    check_error(err)
+    error_lines(err)
     assert not list(in_folder.glob("app.sig*")) + list(in_folder.glob("app.manifest.sgx"))
 
     code, out, err = imagekit(*sign, "--permissive")
@@ -98,7 +99,7 @@ def test_what_the_stock_tools_refuse_or_should_is_refused_in_two_lines(
         assert case["mr_enclave"] in out
     else:
         assert code == 6, err
-        check_error(err)
+        error_lines(err)
 
 
 def test_nothing_is_written_unless_everything_can_be(in_folder, imagekit, golden_key):
@@ -113,7 +114,7 @@ def test_nothing_is_written_unless_everything_can_be(in_folder, imagekit, golden
     ):
         code, _, err = imagekit(*sign, *wrong)
         assert code == 3
-        check_error(err)
+        error_lines(err)
         assert [path.name for path in in_folder.iterdir()] == ["app.manifest"]
 
 
@@ -129,7 +130,7 @@ def test_templates_from_text_and_standard_input(in_folder, imagekit, monkeypatch
     for wrong in ((), ("-c", "x", "a", "b"), ("none.template",)):
         code, _, err = imagekit("tool", "gramine-manifest", *wrong)
         assert code in (2, 3)
-        check_error(err)
+        error_lines(err)
 
 
 def test_the_passphrase_options(in_folder, imagekit):
@@ -148,11 +149,3 @@ def test_the_passphrase_options(in_folder, imagekit):
     assert "command line" in err
     assert "open sesame" not in out + err
     assert (in_folder / "app.sig").read_bytes()[128:512] == first[128:512]
-
-
-def check_error(err):
-    lines = [line for line in err.splitlines() if not line.startswith("warning: ")]
-    assert len(lines) == 2, err
-    assert lines[0].startswith("error: ")
-    assert lines[1].startswith("hint: ")
-    assert "Traceback" not in err
