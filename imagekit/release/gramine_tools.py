@@ -17,7 +17,13 @@ from imagekit.enclave.releases import Release
 from imagekit.errors import ImagekitError, InputError
 from imagekit.files import write_together
 from imagekit.images.progress import NO_PROGRESS, Progress
-from imagekit.release.signing import SignedEnclave, refuse, sign_manifest
+from imagekit.release.signing import (
+    SignedEnclave,
+    Tolerance,
+    check_before_signing,
+    measure_and_sign,
+    refuse,
+)
 from imagekit.render.manifest import complete_manifest, trusted_hashes
 from imagekit.render.templates import render_text
 from imagekit.render.tree import ChrootTree, HostTree
@@ -183,7 +189,8 @@ def sign_manifest_file(
         )
     except ImagekitError as error:
         raise _say_where(error, name, gramine) from None
-    signed = sign_manifest(
+    tolerance: Tolerance = "stock" if permissive else "loads"
+    signed = measure_and_sign(
         out,
         manifest,
         pal,
@@ -191,7 +198,7 @@ def sign_manifest_file(
         release=release,
         date=date,
         what=name,
-        tolerance="stock" if permissive else "loads",
+        warnings=check_before_signing(manifest, release, name, tolerance),
         progress=progress,
     )
     return signed, [manifest_file, libpal, *_existing(tree, trusted_hashes(manifest))]

@@ -103,48 +103,6 @@ def check_before_signing(
     return findings
 
 
-def sign_manifest(
-    text: bytes,
-    manifest: Mapping[str, Any],
-    pal: Elf,
-    signer: Signer,
-    *,
-    release: Release,
-    date: str,
-    what: str,
-    tolerance: Tolerance = "nothing",
-    progress: Progress = NO_PROGRESS,
-) -> SignedEnclave:
-    """Check, measure and sign; see :func:`measure_and_sign`.
-
-    Args:
-        text: bytes of the ``.manifest.sgx`` file.
-        manifest: the same, parsed.
-        pal: the release's ``libpal.so``.
-        signer: whose key.
-        release: whose rules.
-        date: ``YYYY-MM-DD`` for the SIGSTRUCT.
-        what: the file or cell, for error messages.
-        tolerance: see :func:`check_before_signing`.
-        progress: told the bytes hashed.
-
-    Raises:
-        SigningError: the manifest must not or cannot be signed, or the signer failed.
-    """
-    warnings = check_before_signing(manifest, release, what, tolerance)
-    return measure_and_sign(
-        text,
-        manifest,
-        pal,
-        signer,
-        release=release,
-        date=date,
-        what=what,
-        warnings=warnings,
-        progress=progress,
-    )
-
-
 def measure_and_sign(
     text: bytes,
     manifest: Mapping[str, Any],
