@@ -6,7 +6,7 @@ check that stops at the first one hides the others.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -321,7 +321,8 @@ def _check_claims(verdict: Verdict, image: Image, enclave: Enclave, expected: Ex
         verdict.notes.append("the image has no name to check")
         return
     try:
-        _, named, _ = parse_image_name(expected.name)
+        # …-reference:latest is whatever its project has for default, but always attests.
+        _, named, _ = parse_image_name(expected.name, replace(cell, attestation="dcap"))
     except UsageError:
         verdict.notes.append(f"the name {expected.name} does not say what is in the image")
         return

@@ -173,6 +173,15 @@ def test_a_name_that_lies_is_named(built, imagekit):
     assert code == 0, err
 
 
+def test_latest_is_the_projects_own_default_but_must_attest(built, imagekit):
+    assert verify(imagekit, image="oci:out:tiny-gramine-reference:latest")[0] == 0
+    imagekit("build", "--epc", "64m", "--log", "error", "--no-attest", "--output", "oci:plain")
+    layout = OciLayout.open(Path("plain"))
+    layout.put(layout.image("tiny-gramine-noattest-64m:1.0"), "tiny-gramine-reference:latest")
+    image = "oci:plain:tiny-gramine-reference:latest"
+    refused(imagekit, "the manifest says gramine-64m-error-none", image=image)
+
+
 def test_a_name_that_says_nothing_is_a_note(built, imagekit):
     with_layer(LayerFile("/x", b""), tag="candidate")
     code, _, err = verify(imagekit, image="oci:out:candidate")
