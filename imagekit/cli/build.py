@@ -54,16 +54,15 @@ def build(
 ) -> None:
     """Build measured, signed enclave images: --epc 16g --log error, --select or --all."""
     from imagekit.cli.tool import open_signer
-    from imagekit.enclave.sigstruct import encode_date
     from imagekit.errors import UsageError
     from imagekit.images.cache import Cache
+    from imagekit.release.dates import check_date
     from imagekit.release.pipeline import Output, build_cells, open_base
 
     project = _project(file, profile, manifest_template, define)
     cells = choose_cells(project, epc, log, no_attest, libos, select, all_cells)
     target = Output.parse(output)
-    if date is not None:
-        encode_date(date)
+    check_date(date)
     key = key or project.signing.key
     if key is None:
         raise UsageError(
@@ -134,7 +133,13 @@ def _project(
     from imagekit.release.cell import with_profile
     from imagekit.spec.project import load_project
 
-    project = with_profile(load_project(file), profile)
+    project = load_project(file)
+    if profile is not None and profile != project.profile:
+        project = with_profile(project, profile)
+        ui.warn(
+            f"profile {profile} in place of the project's own; the image's name is the same, "
+            "its label and measurement are not"
+        )
     merged: dict[str, str | bool] = dict(project.gramine.define)
     merged |= parse_defines(define or [])
     gramine = project.gramine._replace(
@@ -155,7 +160,7 @@ def choose_cells(
 ) -> "tuple[Cell, ...]":
     """Find out which cells are wanted; what was chosen by default is said."""
     from imagekit.errors import UsageError
-    from imagekit.spec.matrix import Point, parse_cell
+    from imagekit.spec.matrix import LIBOSES, Point, parse_cell
     from imagekit.spec.matrix import select as choose
 
     by_flags = no_attest or any(value is not None for value in (epc, log, libos))
@@ -164,11 +169,16 @@ def choose_cells(
             "--all, --select and --epc/--log/--no-attest/--libos exclude each other",
             "give one of the three",
         )
+    wanted = project.libos if libos is None else libos
+    if wanted in LIBOSES and wanted != "gramine":
+        raise UsageError(
+            f"libos {wanted} cannot be built by this version", "take libos gramine for now"
+        )
     if all_cells or select:
         return choose(project.cells, select or [], project.image)
     default = project.default_cell or Point().cell(project.libos)
     cell = parse_cell(
-        project.libos if libos is None else libos,
+        wanted,
         default_epc(default) if epc is None else epc,
         default.log if log is None else log,
         "none" if no_attest else default.attestation,

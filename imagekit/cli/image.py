@@ -20,7 +20,7 @@ def inspect(
     """Show what an image or a SIGSTRUCT says about itself; nothing is checked against content."""
     from imagekit.release.inspect import as_lines, inspect_file, inspect_image
 
-    is_file = ":" not in target and Path(target).is_file()
+    is_file = ":" not in target
     with ui.progress() as progress:
         facts = inspect_file(Path(target)) if is_file else inspect_image(target, progress)
     if json:

@@ -96,8 +96,13 @@ def run(command: typer.Typer, arguments: Sequence[str], name: str) -> int:
     except typer.Abort:
         return 130
     except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
         message = getattr(error, "format_message", error.__str__)()
-        _fail(" ".join(message.split()), f"see {name} --help")
+        if context is not None and message == context.get_help():
+            print(message, file=sys.stderr)  # a group without a command
+        else:
+            where = context.command_path if context is not None else name
+            _fail(" ".join(message.split()), f"see {where} --help")
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -23,14 +23,14 @@ def init(
 ) -> None:
     """Write a commented imagekit.yaml."""
     from imagekit import spec
-    from imagekit.errors import InputError
+    from imagekit.errors import UsageError
     from imagekit.files import write_new
 
     template = Path(spec.__file__).with_name("init.yaml")
     try:
         write_new(output, template.read_bytes())
     except FileExistsError:
-        raise InputError(
+        raise UsageError(
             f"{output} exists already", "choose another name with -o, or remove the file first"
         ) from None
     if json:

@@ -30,7 +30,7 @@ def passphrase_source(file: Path | None, what: str) -> bytes:
     if sys.stdin.isatty():
         return getpass.getpass(f"passphrase of {what}: ", stream=sys.stderr).encode()
     raise SigningError(
-        f"{what}: the key is encrypted and no passphrase was given",
+        f"{what}: a passphrase is needed and none was given",
         f"give --passphrase-file, set {VARIABLE} or run in a terminal",
     )
 

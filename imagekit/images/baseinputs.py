@@ -99,7 +99,13 @@ class BaseInputs:
 
     def local_key(self, path: str | None) -> bytes:
         """Give the content of a key file beside the project file."""
-        return _read(self.project_dir / (path or ""))
+        file = self.project_dir / (path or "")
+        if not file.exists():
+            raise InputError(
+                f"{file}: the key that signs an apt source is not there",
+                "fetch it from the source's publisher, check it, and keep it there",
+            )
+        return _read(file)
 
     def source_keys(self) -> dict[str, bytes]:
         """Give the public key of every extra apt source, by the source's name."""

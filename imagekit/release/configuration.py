@@ -156,7 +156,7 @@ def _template(base: Base, project: Project) -> tuple[str, str]:
         old = base.release is GRAMINE_1_3
         if old and project.profile == "strict":
             raise InputError(
-                "profile strict needs Gramine 1.9; the base has 1.3",
+                f"profile strict needs Gramine 1.9, not 1.3 ({base.release_origin})",
                 "take profile compat, or a base with a newer Gramine",
             )
         name = "strict" if project.profile == "strict" else "bash"
@@ -198,8 +198,30 @@ def template_variables(base: Base, project: Project, cell: Cell) -> dict[str, An
         "passthrough": list(project.launch.passthrough),
         "trusted": list(project.trusted),
         "encrypted": [],
-        **dict(project.gramine.define),
     }
+
+
+def _check_project(base: Base, project: Project) -> None:
+    """Refuse what the project file says wrongly, by its own words rather than the template's."""
+    for uri in project.trusted:
+        path = uri.removeprefix("file:")
+        kind = base.rootfs.kind(path)
+        if kind is None:
+            raise InputError(
+                f"{project.path}: trusted: {path} is not in the base",
+                "give a path inside the image, or add the file to the base",
+            )
+        if (kind == "dir") != path.endswith("/"):
+            raise InputError(
+                f"{project.path}: trusted: {path} is a {'folder' if kind == 'dir' else 'file'}",
+                "a folder ends with a slash, a file does not",
+            )
+    own = template_variables(base, project, Cell("gramine", 1 << 30, "error", "none"))
+    for name, _ in project.gramine.define:
+        if name in own:
+            raise UsageError(
+                f"-D {name}: this variable is imagekit's own", "choose another name for yours"
+            )
 
 
 class Renderer:
@@ -213,6 +235,7 @@ class Renderer:
     def __init__(self, base: Base, project: Project) -> None:
         self._base = base
         self._project = project
+        _check_project(base, project)
         self._files = runtime_layer_files(base, project)
         self._template, self._name = _template(base, project)
         self._tree = ImageTree(base.rootfs.with_files(self._files))
@@ -233,7 +256,9 @@ class Renderer:
             )
         base, release = self._base, self._base.release
         text = render_text(
-            self._template, template_variables(base, self._project, cell), self._name
+            self._template,
+            template_variables(base, self._project, cell) | dict(self._project.gramine.define),
+            self._name,
         )
         try:
             manifest, early = self._complete(text, expand=release.expands_early)

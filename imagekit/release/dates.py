@@ -1,7 +1,7 @@
 """Which date and which second an image bears: never the clock's, unless somebody asks for it."""
 
 import os
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 from imagekit.errors import UsageError
 
@@ -27,6 +27,22 @@ def source_date_epoch() -> int | None:
 def day_of(epoch: int) -> str:
     """Give the UTC day of a second since 1970 as ``YYYY-MM-DD``."""
     return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%d")
+
+
+def check_date(text: str | None) -> None:
+    """Refuse a date that a build should not bear; ``0000-00-00`` stands for none.
+
+    Raises:
+        UsageError: not of the form YYYY-MM-DD, or no day of the calendar.
+    """
+    if text is None or text == "0000-00-00":
+        return
+    try:
+        if len(text) != len("YYYY-MM-DD"):
+            raise ValueError
+        date.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"--date {text} is no date", "write YYYY-MM-DD") from None
 
 
 def sigstruct_date(wanted: str | None) -> str:

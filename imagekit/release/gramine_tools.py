@@ -33,7 +33,7 @@ from imagekit.signing.signer import Signer
 _MAX_PAL = 256 << 20
 
 
-def read_input(path: Path, what: str, limit: int = 64 << 20) -> bytes:
+def read_input(path: Path, what: str, limit: int = 64 << 20, hint: str = "check the path") -> bytes:
     """Read a whole input file.
 
     Raises:
@@ -43,9 +43,7 @@ def read_input(path: Path, what: str, limit: int = 64 << 20) -> bytes:
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot read the {what}: {error.strerror}", "check the path"
-        ) from None
+        raise InputError(f"{path}: cannot read the {what}: {error.strerror}", hint) from None
     if len(data) > limit:
         raise InputError(f"{path}: too large for a {what}", "check the path")
     return data
@@ -61,7 +59,8 @@ def read_text(path: Path, what: str) -> str:
 
 def read_pal(path: Path) -> Elf:
     """Read a ``libpal.so``; errors as :func:`read_input`."""
-    return parse_elf(read_input(path, "PAL", _MAX_PAL), str(path))
+    hint = "give --libpal, or --pkglibdir if Gramine is installed elsewhere"
+    return parse_elf(read_input(path, "PAL", _MAX_PAL, hint), str(path))
 
 
 def make_tree(chroot: Path | None) -> HostTree:

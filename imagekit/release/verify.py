@@ -170,8 +170,10 @@ def verify_image(image: Image, rootfs: Rootfs, expected: Expected) -> Verdict:
         expected: what it should be.
 
     Raises:
-        InputError: a lock file that cannot be read.
+        InputError: no enclave image at all, or a lock file that cannot be read.
     """
+    if rootfs.kind(MANIFEST_SGX) is None and not rootfs.problems:
+        read_manifest(rootfs)  # says that this is no enclave image
     verdict = Verdict()
     _guard(verdict, lambda: _check_keys(verdict, image, rootfs))
     for problem in rootfs.problems:
@@ -195,16 +197,20 @@ def verify_image(image: Image, rootfs: Rootfs, expected: Expected) -> Verdict:
         expected.allow_debug or not body.flags & 2,
         "the enclave can be debugged, that is read, by the host (--allow-debug accepts that)",
     )
-    standin = is_standin(enclave.pal.data)
-    verdict.check(
-        "a real Gramine",
-        expected.allow_standin or not standin,
-        f"{enclave.pal_path} is a stand-in, not Gramine: nothing of this image runs in an enclave "
-        "(--allow-standin accepts that)",
-    )
-    if standin and expected.allow_standin:
-        verdict.notes.append("STAND-IN: this image's Gramine is a stand-in; it protects nothing")
+    _check_standin(verdict, enclave, expected)
     return verdict
+
+
+def _check_standin(verdict: Verdict, enclave: Enclave, expected: Expected) -> None:
+    if not is_standin(enclave.pal.data):
+        verdict.passed.append("no stand-in")
+    elif expected.allow_standin:
+        verdict.notes.append("STAND-IN: this image's Gramine is a stand-in; it protects nothing")
+    else:
+        verdict.failed.append(
+            f"{enclave.pal_path} is a stand-in, not Gramine: nothing of this image runs in an "
+            "enclave (--allow-standin accepts that)"
+        )
 
 
 def _guard(verdict: Verdict, check: Callable[[], None]) -> None:
@@ -304,6 +310,7 @@ def _check_claims(verdict: Verdict, image: Image, enclave: Enclave, expected: Ex
         "epc": _size_name(cell.epc),
         "log": cell.log,
         "attestation": cell.attestation,
+        "gramine": enclave.release.name,
         "mr_enclave": verdict.mr_enclave,
         "mr_signer": verdict.mr_signer,
         "standin": str(is_standin(enclave.pal.data)).lower(),
@@ -314,6 +321,7 @@ def _check_claims(verdict: Verdict, image: Image, enclave: Enclave, expected: Ex
         for name, fact in facts.items()
         if labels.get(LABEL + name, fact) != fact
     ]
+    wrong += _check_profile(verdict, labels.get(f"{LABEL}profile"), enclave.manifest)
     verdict.failed += wrong
     if not wrong:
         verdict.passed.append("labels")
@@ -331,6 +339,28 @@ def _check_claims(verdict: Verdict, image: Image, enclave: Enclave, expected: Ex
         named == cell,
         f"the name {expected.name} says {named.id}, the manifest says {cell.id}",
     )
+
+
+def _check_profile(verdict: Verdict, label: str | None, manifest: Mapping[str, Any]) -> list[str]:
+    """What the host may do, said; a label "strict" over an open manifest is a finding."""
+    sgx, loader = manifest["sgx"], manifest["loader"]
+    open_ways = [
+        key
+        for key, is_open in (
+            ("sgx.file_check_policy", sgx.get("file_check_policy", "strict") != "strict"),
+            ("sgx.allowed_files", bool(sgx.get("allowed_files"))),
+            ("loader.insecure__use_host_env", bool(loader.get("insecure__use_host_env"))),
+            ("loader.insecure__use_cmdline_argv", bool(loader.get("insecure__use_cmdline_argv"))),
+        )
+        if is_open
+    ]
+    if open_ways and label == "strict":
+        return [f"label {LABEL}profile says 'strict', but the manifest has {', '.join(open_ways)}"]
+    if open_ways:
+        verdict.notes.append(
+            f"not strict: {', '.join(open_ways)} let the host choose files, environment or command"
+        )
+    return []
 
 
 def _size_name(size: int) -> str:
@@ -352,6 +382,8 @@ def _check_expected(verdict: Verdict, image: Image, expected: Expected) -> None:
             )
     if expected.lock is None:
         return
+    if not expected.lock.exists():
+        raise InputError(f"{expected.lock}: no such lock file", "check --lock")
     entries = read_lock(expected.lock)
     entry = next((e for e in entries.values() if e.digest == image.digest), None)
     if entry is None:

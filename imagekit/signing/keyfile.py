@@ -110,7 +110,7 @@ def load_signer(path: Path, passphrase: Passphrase | None = None) -> FileSigner:
     if b"ENCRYPTED" in data:
         if passphrase is None:
             raise SigningError(
-                f"{path}: the key is encrypted and no passphrase was given",
+                f"{path}: a passphrase is needed and none was given",
                 "give --passphrase-file, set IMAGEKIT_KEY_PASSPHRASE or run in a terminal",
             )
         secret = passphrase()
@@ -174,6 +174,8 @@ def generate_key(path: Path, passphrase: bytes | None = None) -> int:
     refusal = UsageError(f"{path}: exists already", "a key is never overwritten; give another name")
     if os.path.lexists(path):
         raise refusal
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent}: no such folder", "make it, or give another path")
     key = rsa.generate_private_key(EXPONENT, KEY_BITS)
     if passphrase is None:
         shape = serialization.PrivateFormat.TraditionalOpenSSL

@@ -295,7 +295,7 @@ def _signing(node: Node, folder: Path) -> SigningOptions:
     if re.match(r"(?!file:)[a-z][a-z0-9+-]*:", keys["key"].string()):
         raise keys["key"].error(
             "only key files are supported by this version",
-            "name a PEM file, or sign elsewhere: imagekit ceremony export",
+            "name a PEM file",
         )
     return SigningOptions(_host_path(keys["key"], folder, "file:"))
 

@@ -74,6 +74,9 @@ def test_sizes(fails, size):
         (("--date", "22.11.2026"), "22.11.2026"),
         (("--nonsense",), "--nonsense"),
         (("-D", "1x=2"), "1x"),
+        (("-D", "launcher=/evil"), "launcher"),
+        (("--date", "2026-13-45"), "2026-13-45"),
+        (("--libos", "occlum"), "occlum"),
         (("--key", "none.pem"), "none.pem"),
         (("--manifest-template", "none.template"), "none.template"),
     ],
@@ -135,7 +138,15 @@ def test_a_base_with_a_gramine_of_unknown_rules(project, fails):
 def test_a_trusted_file_that_the_base_does_not_have(project, fails):
     path = project / "imagekit.yaml"
     path.write_text(path.read_text() + "trusted: [/opt/none.jar]\n")
-    fails(3, "/opt/none.jar")
+    problem, _ = fails(3, "/opt/none.jar")
+    assert problem.startswith("imagekit.yaml: trusted: ")
+
+
+@pytest.mark.parametrize("path", ["/opt/spark", "/usr/bin/bash/"])
+def test_a_trusted_path_of_the_other_kind(project, fails, path):
+    file = project / "imagekit.yaml"
+    file.write_text(file.read_text() + f"trusted: [{path}]\n")
+    fails(3, "trusted", path)
 
 
 def test_a_command_that_the_base_does_not_have(project, fails):
@@ -174,7 +185,7 @@ def test_an_encrypted_key_without_passphrase(project, fails, monkeypatch):
     generate_key(project / "locked.pem", b"secret words")
     with Path(os.devnull).open() as nothing:
         monkeypatch.setattr("sys.stdin", nothing)
-        fails(6, "encrypted", arguments=("--epc", "64m", "--key", "locked.pem"))
+        fails(6, "passphrase is needed", arguments=("--epc", "64m", "--key", "locked.pem"))
 
 
 def run(folder, *arguments, before=None):
@@ -280,9 +291,29 @@ def test_a_defect_is_reported_as_one_and_shown_with_v(project, imagekit, monkeyp
         imagekit("-v", "build", "--epc", "64m")
 
 
+def test_a_missing_signature_file_and_a_folder(project, imagekit):
+    for target in ("none.sig", "base"):
+        code, _, err = imagekit("inspect", target)
+        assert code == 3
+        assert target in error_lines(err)[0]
+
+
+def test_a_group_alone_shows_its_help(imagekit):
+    for words in ((), ("key",), ("base",), ("tool",)):
+        code, out, err = imagekit(*words)
+        assert code == 2
+        assert (out + err).startswith("Usage: imagekit")
+        assert "error:" not in err
+
+
+def test_usage_errors_point_to_the_commands_own_help(imagekit):
+    assert error_lines(imagekit("build", "--bogus")[2])[1] == "see imagekit build --help"
+    assert error_lines(imagekit("key", "show")[2])[1] == "see imagekit key show --help"
+
+
 def test_an_image_reference_to_nowhere(project, imagekit):
     for command in ("verify", "inspect", "measure"):
-        for reference, code in (("oci:none", 3), ("nonsense", 2), ("docker://x/y", 4)):
+        for reference, code in (("oci:none", 3), ("nonsense:x", 2), ("docker://x/y", 4)):
             found, _, err = imagekit(command, reference)
             assert found == code, err
             error_lines(err)

@@ -165,7 +165,7 @@ def test_init_never_overwrites(tmp_path: Path, kind: str) -> None:
         path.mkdir()
     else:
         path.symlink_to("elsewhere")
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(UsageError, match="exists already"):
         commands.init(output=path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["imagekit.yaml"]
     if kind == "file":
@@ -187,7 +187,7 @@ def test_init_works_where_files_cannot_be_linked(
     path = tmp_path / "imagekit.yaml"
     commands.init(output=path)
     load_project(path)
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(UsageError, match="exists already"):
         commands.init(output=path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["imagekit.yaml"]
 

@@ -311,6 +311,21 @@ def test_templates_that_contradict_the_cell_or_are_broken(project, imagekit, lin
     assert not (project / "imagekit.lock.json").exists()
 
 
+def test_what_the_project_trusts_besides_is_mounted_too(project, imagekit):
+    text = (project / "imagekit.yaml").read_text()
+    trusted = "trusted: [/usr/bin/bash, /var/lib/dpkg/, /opt/spark/jars/spark-core.jar]\n"
+    (project / "imagekit.yaml").write_text(text + trusted)
+    build(imagekit)
+    manifest = manifest_of(view()[1])
+    uris = [entry["uri"] for entry in manifest["sgx"]["trusted_files"]]
+    assert "file:/usr/bin/bash" in uris
+    assert "file:/var/lib/dpkg/status" in uris
+    assert uris.count("file:/opt/spark/jars/spark-core.jar") == 1
+    mounts = [mount["path"] for mount in manifest["fs"]["mounts"]]
+    assert mounts.count("/usr/bin/bash") == mounts.count("/var/lib/dpkg") == 1
+    assert "/opt/spark/jars/spark-core.jar" not in mounts  # /opt/spark is mounted already
+
+
 def test_render_writes_what_the_image_will_hold_and_needs_no_key(project, imagekit):
     (project / "key.pem").unlink()
     code, _, err = imagekit("render", "-o", "files", "--select", "*-64m-error-dcap")

@@ -158,7 +158,13 @@ def test_a_trusted_file_that_is_gone_is_named(built, imagekit):
 
 @pytest.mark.parametrize(
     ("label", "value"),
-    [("mr_enclave", "0" * 64), ("epc", "16g"), ("log", "all"), ("standin", "false")],
+    [
+        ("mr_enclave", "0" * 64),
+        ("epc", "16g"),
+        ("log", "all"),
+        ("standin", "false"),
+        ("gramine", "1.3"),
+    ],
 )
 def test_a_label_that_lies_is_named(built, imagekit, label, value):
     with_layer(LayerFile("/x", b""), labels={f"io.imagekit.{label}": value})
@@ -259,7 +265,27 @@ def test_a_signature_of_somebody_else_over_other_content(built, imagekit):
 
 
 def test_a_base_is_not_an_enclave_image(project, imagekit):
-    refused(imagekit, "it is not an enclave image", image="oci:base:base")
+    code, _, err = verify(imagekit, image="oci:base:base")
+    assert code == 3
+    assert "it is not an enclave image" in error_lines(err)[0]
+
+
+def test_a_label_strict_over_an_open_manifest_is_named(project, imagekit):
+    text = (project / "imagekit.yaml").read_text().replace("profile: strict", "profile: compat")
+    (project / "imagekit.yaml").write_text(text[: text.index("launch:")])
+    code, _, err = imagekit("build", "--epc", "64m", "--log", "error")
+    assert code == 0, err
+    code, _, err = verify(imagekit)
+    assert code == 0, err
+    assert "not strict: sgx.file_check_policy" in err
+    with_layer(LayerFile("/x", b""), labels={"io.imagekit.profile": "strict"})
+    refused(imagekit, "profile says 'strict', but the manifest has sgx.file_check_policy")
+
+
+def test_a_lock_file_that_is_not_there_is_an_input_error(built, imagekit):
+    code, _, err = verify(imagekit, "--lock", "none.json")
+    assert code == 3
+    assert "none.json" in error_lines(err)[0]
 
 
 def test_inspect_and_measure_agree_with_the_build(built, imagekit):

@@ -78,7 +78,7 @@ def test_an_encrypted_key_needs_its_passphrase(tmp_path):
     assert b"ENCRYPTED" in path.read_bytes()
     assert load_signer(path, lambda: b"correct").modulus == modulus
     for passphrase, words in (
-        (None, "encrypted and no passphrase"),
+        (None, "a passphrase is needed"),
         (lambda: b"", "empty"),
         (lambda: b"wrong", "cannot decrypt"),
     ):
