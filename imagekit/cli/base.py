@@ -57,7 +57,7 @@ def build(
 @app.command("lock")
 def lock(file: ProjectFile = DEFAULT_PROJECT, json: Json = False) -> None:
     """Write the hashes of all artifacts and the versions of all packages to the base lock."""
-    from imagekit.images.baselock import LOCK_NAME
+    from imagekit.images.bases.lock import LOCK_NAME
     from imagekit.images.cache import Cache
     from imagekit.release.bases import write_base_lock
     from imagekit.spec.project import load_project

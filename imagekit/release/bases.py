@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from imagekit.errors import UsageError
-from imagekit.images.assemble import Assembled, assemble, lock_base
-from imagekit.images.baselock import LOCK_NAME, BaseLock, load_lock, write_lock
+from imagekit.images.bases.assemble import Assembled, assemble, lock_base
+from imagekit.images.bases.lock import LOCK_NAME, BaseLock, load_lock, write_lock
 from imagekit.images.cache import Cache
 from imagekit.images.oci import Image
 from imagekit.images.open import open_image

@@ -25,7 +25,7 @@ The keys under ``base:`` of ``imagekit.yaml``, either ``image`` alone (an image 
       exclude: ["/usr/share/doc/*"]  # globs (* also matches "/") left out of the distribution layer
       date: 2026-01-01             # the time stamps in the image, unless SOURCE_DATE_EPOCH is set
 
-This module makes values and reads nothing but YAML nodes; :mod:`imagekit.images.assemble` builds.
+This module makes values and reads nothing but YAML nodes; :mod:`imagekit.images.bases` builds.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ import yaml
 import imagekit as package
 from imagekit import errors
 from imagekit.cli.main import app
-from imagekit.images import normalise
+from imagekit.images.bases import normalise
 from imagekit.spec.keys import KEYS
 from imagekit.spec.project import load_project
 

@@ -17,14 +17,14 @@ from pathlib import Path
 import pytest
 
 from imagekit.errors import EngineError, InputError
-from imagekit.images import workdir
-from imagekit.images.artifacts import fetch
-from imagekit.images.baselock import BaseLock, drift, load_lock, write_lock
+from imagekit.images.bases import workdir
+from imagekit.images.bases.artifacts import fetch
+from imagekit.images.bases.debian import Package, deb822
+from imagekit.images.bases.jks import TrustedCertificate, parse_jks, rewrite_truststore, write_jks
+from imagekit.images.bases.lock import BaseLock, drift, load_lock, write_lock
+from imagekit.images.bases.normalise import Normaliser
+from imagekit.images.bases.workdir import hold, remove_tree, work_folder
 from imagekit.images.cache import Cache
-from imagekit.images.debian import Package, deb822
-from imagekit.images.jks import TrustedCertificate, parse_jks, rewrite_truststore, write_jks
-from imagekit.images.normalise import Normaliser
-from imagekit.images.workdir import hold, remove_tree, work_folder
 from imagekit.spec.base import AptSource, Artifact, SourceKey
 
 DATA = b"some content " * 1000
@@ -262,7 +262,7 @@ def test_an_unreachable_index_says_so(index, cache, tmp_path, monkeypatch):
 def test_a_killed_run_leaves_a_folder_that_the_next_run_removes(tmp_path):
     code = (
         "import sys, time\nfrom pathlib import Path\n"
-        "from imagekit.images.workdir import work_folder\n"
+        "from imagekit.images.bases.workdir import work_folder\n"
         "with work_folder(Path(sys.argv[1])) as f:\n"
         "    (f / 'big').write_bytes(b'x'); print(f, flush=True); time.sleep(60)\n"
     )

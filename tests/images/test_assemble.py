@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from imagekit.errors import EngineError, InputError
-from imagekit.images.assemble import STANDIN_LABEL, assemble, lock_base
-from imagekit.images.baselock import BaseLock
+from imagekit.images.bases.assemble import STANDIN_LABEL, assemble, lock_base
+from imagekit.images.bases.debian import Package
+from imagekit.images.bases.lock import BaseLock
 from imagekit.images.cache import Cache
-from imagekit.images.debian import Package
 from imagekit.spec.base import parse_base
 from imagekit.spec.fields import parse_yaml
 
@@ -134,7 +134,7 @@ def test_two_noisy_builds_in_two_caches_give_the_same_digest(state, tmp_path):
 
 
 def test_without_normalising_the_fake_builds_would_differ(state, tmp_path, monkeypatch):
-    from imagekit.images.normalise import Normaliser
+    from imagekit.images.bases.normalise import Normaliser
 
     monkeypatch.setattr(Normaliser, "rewrites", lambda _self, _path: False)
     one = assemble(spec(), tmp_path, Cache(tmp_path / "one"), EPOCH)
@@ -312,7 +312,7 @@ def test_an_interrupted_build_stops_mmdebstrap_and_leaves_nothing(state, cache, 
     (state / "sleep").touch()
     code = (
         "import sys, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from pathlib import Path\nfrom imagekit.images.assemble import assemble\n"
+        "from pathlib import Path\nfrom imagekit.images.bases.assemble import assemble\n"
         "from imagekit.images.cache import Cache\nfrom imagekit.spec.base import parse_base\n"
         "from imagekit.spec.fields import parse_yaml\n"
         "spec = parse_base(parse_yaml('distribution: {suite: bookworm}', 'f'))\n"
@@ -379,7 +379,8 @@ def test_locked_only_needs_locked_packages(state, cache, tmp_path):
 @pytest.mark.integration("mmdebstrap")
 def test_two_real_builds_give_the_same_digest(tmp_path):
     code = (
-        "import sys\nfrom pathlib import Path\nfrom imagekit.images.assemble import assemble\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from imagekit.images.bases.assemble import assemble\n"
         "from imagekit.images.cache import Cache\nfrom imagekit.spec.base import parse_base\n"
         "from imagekit.spec.fields import parse_yaml\n"
         "text = 'distribution: {suite: bookworm, variant: apt}\\npackages: [tini]\\n'\n"

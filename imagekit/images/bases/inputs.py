@@ -5,8 +5,8 @@ from pathlib import Path
 
 from imagekit.errors import InputError
 from imagekit.files import disk_error
-from imagekit.images.artifacts import fetch_url
-from imagekit.images.baselock import BaseLock, package_json
+from imagekit.images.bases.artifacts import fetch_url
+from imagekit.images.bases.lock import BaseLock, package_json
 from imagekit.images.cache import Cache
 from imagekit.images.progress import Progress
 from imagekit.spec.base import Artifact, BaseSpec

@@ -15,11 +15,11 @@ from typing import BinaryIO
 
 from imagekit.errors import InputError
 from imagekit.files import disk_error, make_folder
+from imagekit.images.bases.download import download, wrong_hash
+from imagekit.images.bases.pip import pip_download
+from imagekit.images.bases.workdir import work_folder
 from imagekit.images.cache import Cache
-from imagekit.images.download import download, wrong_hash
-from imagekit.images.pip import pip_download
 from imagekit.images.progress import NO_PROGRESS, Progress
-from imagekit.images.workdir import work_folder
 from imagekit.spec.base import Artifact
 
 _BLOCK = 1 << 20

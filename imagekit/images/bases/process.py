@@ -11,7 +11,7 @@ from pathlib import Path
 
 from imagekit.errors import EngineError
 from imagekit.files import disk_error
-from imagekit.images.workdir import hold
+from imagekit.images.bases.workdir import hold
 
 TAIL_LINES = 200
 """How many of a program's last lines are kept for error messages."""
@@ -44,7 +44,7 @@ def run_program(
         argv: program and arguments.
         env: its whole environment.
         folder: its working directory, a work folder; it is kept while the program or a child of it
-            lives (see :mod:`imagekit.images.workdir`).
+            lives (see :mod:`imagekit.images.bases.workdir`).
         on_line: called with every line, without the line break.
 
     Raises:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from imagekit.images.jks import rewrite_truststore
+from imagekit.images.bases.jks import rewrite_truststore
 
 EMPTIED = (
     "/dev",  # device nodes exist only in builds by root; every runtime mounts its own /dev
@@ -65,7 +65,7 @@ DROPPED_PATTERNS = (
 """Shell patterns (``*`` also matches ``/``) of what is left out."""
 
 TRUSTSTORES = ("/etc/ssl/certs/java/cacerts", "/etc/pki/java/cacerts")
-"""Java truststores: times and hash order, rewritten by :mod:`imagekit.images.jks`."""
+"""Java truststores: times and hash order, rewritten by :mod:`imagekit.images.bases.jks`."""
 
 SOURCES = "/etc/apt/sources.list"
 SHADOW = "/etc/shadow"

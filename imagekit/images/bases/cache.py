@@ -13,9 +13,10 @@ from typing import Any
 
 from imagekit.errors import InputError
 from imagekit.files import remove_stale, write_atomically
-from imagekit.images.baselock import package_from_json, package_json
+from imagekit.images.bases.debian import Package
+from imagekit.images.bases.lock import package_from_json, package_json
+from imagekit.images.bases.repack import Node
 from imagekit.images.cache import Cache
-from imagekit.images.debian import Package
 from imagekit.images.layers import Layer
 from imagekit.images.oci import (
     OCI_LAYER,
@@ -26,7 +27,6 @@ from imagekit.images.oci import (
     compact_json,
     read_image,
 )
-from imagekit.images.repack import Node
 from imagekit.images.tarwrite import DIRECTORY
 
 _SCHEMA = 1

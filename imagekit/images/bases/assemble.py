@@ -13,18 +13,13 @@ from pathlib import Path
 from imagekit.enclave.standin import is_standin
 from imagekit.errors import InputError
 from imagekit.files import locked
-from imagekit.images.artifacts import fetch
-from imagekit.images.basecache import BaseCache, LayerRecord
-from imagekit.images.baseinputs import BaseInputs, with_hashes
-from imagekit.images.baselock import LOCK_NAME, BaseLock, PackageDrift, drift
-from imagekit.images.cache import Cache
-from imagekit.images.compose import new_image, rfc3339
-from imagekit.images.debian import Package, bootstrap
-from imagekit.images.layers import Layer, LayerFile, write_layer
-from imagekit.images.normalise import Normaliser
-from imagekit.images.oci import Image
-from imagekit.images.progress import NO_PROGRESS, Progress
-from imagekit.images.repack import (
+from imagekit.images.bases.artifacts import fetch
+from imagekit.images.bases.cache import BaseCache, LayerRecord
+from imagekit.images.bases.debian import Package, bootstrap
+from imagekit.images.bases.inputs import BaseInputs, with_hashes
+from imagekit.images.bases.lock import LOCK_NAME, BaseLock, PackageDrift, drift
+from imagekit.images.bases.normalise import Normaliser
+from imagekit.images.bases.repack import (
     Node,
     Tree,
     add_parents,
@@ -32,8 +27,13 @@ from imagekit.images.repack import (
     read_tree,
     write_tree,
 )
+from imagekit.images.bases.workdir import work_folder
+from imagekit.images.cache import Cache
+from imagekit.images.compose import new_image, rfc3339
+from imagekit.images.layers import Layer, LayerFile, write_layer
+from imagekit.images.oci import Image
+from imagekit.images.progress import NO_PROGRESS, Progress
 from imagekit.images.tarwrite import DIRECTORY, REGULAR, SYMLINK
-from imagekit.images.workdir import work_folder
 from imagekit.spec.base import Artifact, BaseSpec
 
 STANDIN_LABEL = "io.imagekit.standin"

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from imagekit.errors import EngineError, InputError
 from imagekit.files import disk_error
-from imagekit.images.download import NETWORK_HINT, wrong_hash
-from imagekit.images.process import one_line, run_program
+from imagekit.images.bases.download import NETWORK_HINT, wrong_hash
+from imagekit.images.bases.process import one_line, run_program
 from imagekit.images.progress import NO_PROGRESS, Advance, Progress
 
 _PROGRESS = re.compile(r"Progress (\d+) of (\d+)")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from imagekit.errors import EngineError, InputError
 from imagekit.files import disk_error
-from imagekit.images.process import one_line, run_program
+from imagekit.images.bases.process import one_line, run_program
 from imagekit.images.progress import NO_PROGRESS, Progress
 from imagekit.spec.base import AptSource, BaseSpec
 
