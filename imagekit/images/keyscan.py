@@ -3,14 +3,17 @@
 PEM: the line ``-----BEGIN … PRIVATE KEY-----`` followed by a base64 body that decodes (RFC 7468;
 older encrypted keys have ``Proc-Type`` headers in between). The bare line is a string constant of
 every TLS library and no finding. DER: the RSAPrivateKey structure (RFC 8017, A.1.2), also inside
-PKCS#8.
+PKCS#8. Of each key it is told whether an SGX enclave can be signed with it (Intel SDM vol. 3D,
+"SIGSTRUCT": RSA, 3072 bits, exponent 3).
 """
 
 import base64
 import binascii
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 LOOKAHEAD = 32 << 10
 """Bytes from the begin of a key that are looked at; an RSA key of 16384 bits is 13 KiB of PEM."""
@@ -28,10 +31,23 @@ _BASE64_LONG = re.compile(rb"[A-Za-z0-9+/]{48,}={0,2}")
 _SMALLEST_PEM = 40  # an Ed25519 key in PKCS#8 is 48 bytes
 
 _DER_MARK = b"\x02\x01\x00\x02"  # version 0, and the tag of the modulus
-_DER_WORD = int.from_bytes(_DER_MARK, "little")
+_SEAM = len(_PEM_MARK) - 1
+_FREQUENT = 2000
 _SMALLEST_MODULUS = 64
 _LARGEST_MODULUS = 2048
 _PKCS8_RSA = bytes.fromhex("020100300d06092a864886f70d01010105000482")
+_RSA_ALGORITHMS = bytes.fromhex("06092a864886f70d0101")  # OID 1.2.840.113549.1.1, PKCS #1
+_OPENSSH = b"openssh-key-v1\0"
+_SEQUENCE, _INTEGER, _OCTETS = b"\x30", b"\x02", b"\x04"
+
+
+class Found(NamedTuple):
+    """A key in a stream: offset of its begin (bytes), kind, and what :class:`KeyFinding` tells."""
+
+    offset: int
+    kind: str
+    sgx: bool
+    signer: str
 
 
 @dataclass(frozen=True)
@@ -43,12 +59,20 @@ class KeyFinding:
         path: absolute path of the file inside the layer; "" when it was not in a file.
         offset: bytes from the begin of the file (or text) to the begin of the key.
         kind: what it is, as in "RSA private key (PEM)".
+        program: it stands inside an ELF program or library.
+        sgx: an enclave can be signed with it (RSA, 3072 bits, exponent 3), or that cannot be known,
+            as it is encrypted or cut off.
+        signer: for RSA keys of 3072 bits the MRSIGNER of what they sign (64 hex digits: the SHA-256
+            of the public modulus, little endian), whatever their exponent; else "".
     """
 
     layer: int
     path: str
     offset: int
     kind: str
+    program: bool
+    sgx: bool
+    signer: str
 
     def __str__(self) -> str:
         place = f"layer {self.layer + 1}, " if self.layer >= 0 else ""
@@ -67,7 +91,10 @@ def find_keys(data: bytes) -> list[KeyFinding]:
     """
     scanner = KeyScanner()
     scanner.feed(data)
-    return [KeyFinding(-1, "", offset, kind) for offset, kind in scanner.finish()]
+    return [
+        KeyFinding(-1, "", key.offset, key.kind, False, key.sgx, key.signer)
+        for key in scanner.finish()
+    ]
 
 
 class KeyScanner:
@@ -78,11 +105,13 @@ class KeyScanner:
     """
 
     def __init__(self) -> None:
-        self.found: list[tuple[int, str]] = []
+        self.found: list[Found] = []
         self._small = b""
         self._before = b""  # the last bytes before the block
         self._block = b""
+        self._marks: tuple[list[int], list[int]] = [], []
         self._start = 0  # position of the block in the stream
+        self._search = _MarkSearch()
 
     def feed(self, block: bytes) -> None:
         """Search the next block."""
@@ -94,28 +123,28 @@ class KeyScanner:
             self._small = b""
             self._advance(block)
 
-    def finish(self) -> list[tuple[int, str]]:
-        """Search the rest; gives (offset in the stream, kind) of every key, by offset."""
+    def finish(self) -> list[Found]:
+        """Search the rest; gives every key, by offset."""
         self._advance(self._small)
         self._advance(b"")
         self._small = b""
         return sorted(self.found)
 
     def _advance(self, following: bytes) -> None:
-        pem, der = _marks(self._block)
-        seam = max(0, len(self._block) - len(_PEM_MARK) + 1)
-        border = self._block[seam:] + following[: len(_PEM_MARK) - 1]
-        pem += [seam + at for at in _all(border, _PEM_MARK)]
+        pem, der = self._marks
+        seam = max(0, len(self._block) - _SEAM)
+        border = self._block[seam:] + following[:_SEAM]
         # The same place may be seen in the block and at its border.
-        der = sorted({*der, *(seam + at for at in _all(border, _DER_MARK))})
-        for at in pem:
-            self._look(at, following, _pem_key)
-        for at in der:
+        for at in sorted({*pem, *(seam + at for at in _all(border, _PEM_MARK))}):
+            if at < len(self._block):
+                self._look(at, following, _pem_key)
+        for at in sorted({*der, *(seam + at for at in _all(border, _DER_MARK))}):
             if at < len(self._block):
                 self._look(at, following, _der_key)
         self._start += len(self._block)
         self._before = (self._before + self._block[-_BEFORE:])[-_BEFORE:]
         self._block = following
+        self._marks = self._search.marks(following)
 
     def _look(self, mark: int, following: bytes, judge: "_Judge") -> None:
         first = mark - _BEFORE
@@ -125,10 +154,10 @@ class KeyScanner:
         text += following[: max(0, mark + LOOKAHEAD - len(self._block))]
         found = judge(text, lead)
         if found:
-            self.found.append((self._start + mark - lead + found[0], found[1]))
+            self.found.append(found._replace(offset=self._start + mark - lead + found.offset))
 
 
-_Judge = Callable[[bytes, int], tuple[int, str] | None]
+_Judge = Callable[[bytes, int], Found | None]
 
 
 def _all(data: bytes, pattern: bytes) -> list[int]:
@@ -140,65 +169,94 @@ def _all(data: bytes, pattern: bytes) -> list[int]:
     return found
 
 
-def _marks(data: bytes) -> tuple[list[int], list[int]]:
+class _MarkSearch:
     """Where ``PRIVATE KEY-----`` and where 02 01 00 02 stand in a block.
 
-    With numpy, four bytes compared at once: bytes.find takes as long as SHA-256 for such patterns
-    and holds the interpreter lock, while numpy lets the hashing threads run.
+    bytes.find alone takes up to four times as long as SHA-256 and holds the interpreter lock. So
+    a block is first compared, as 16-bit words and many at once, with two bytes of the mark.
     """
-    import numpy as np
 
-    pem: list[int] = []
-    der: list[int] = []
-    if len(data) < 8:
-        return pem, _all(data, _DER_MARK)
-    equal = np.empty(len(data) // 4, np.bool_)
-    for shift in range(4):
-        # Wherever the PEM mark stands, one of its first four words lies on a multiple of four.
-        word = int.from_bytes(_PEM_MARK[shift : shift + 4], "little")
-        np.equal(np.frombuffer(data, "<u4", len(data) // 4), word, out=equal)
-        if equal.any():
-            places = (np.flatnonzero(equal) * 4 - shift).tolist()
-            pem += [at for at in places if at >= 0 and data.startswith(_PEM_MARK, at)]
-        count = max(0, len(data) - shift) // 4
-        np.equal(np.frombuffer(data, "<u4", count, shift), _DER_WORD, out=equal[:count])
-        if equal[:count].any():
-            der += (np.flatnonzero(equal[:count]) * 4 + shift).tolist()
-    return pem, der
+    def __init__(self) -> None:
+        self._flags = bytearray()  # one byte per word: whether it is equal
+
+    def marks(self, data: bytes) -> tuple[list[int], list[int]]:
+        """The offsets of both marks that lie wholly in the block, in no order."""
+        if len(data) < 64:
+            return _all(data, _PEM_MARK), _all(data, _DER_MARK)
+        # Of a run of five dashes two lie at an even offset and the one behind it.
+        pem = self._with(data, _PEM_MARK, b"--", 0, (11, 12))
+        if pem is None:
+            pem = _all(data, _PEM_MARK)
+        even = self._with(data, _DER_MARK, b"\x02\x01", 0, (0,))
+        odd = None if even is None else self._with(data, _DER_MARK, b"\x02\x01", 1, (0,))
+        if even is None or odd is None:
+            return pem, _all(data, _DER_MARK)
+        return pem, even + odd
+
+    def _with(
+        self, data: bytes, mark: bytes, pair: bytes, shift: int, places: tuple[int, ...]
+    ) -> list[int] | None:
+        """Where a mark stands that has a pair of bytes at an offset of which ``shift`` is the rest.
+
+        ``places`` are where in the mark the pair may be. None if the pair is so frequent that
+        looking at each is slower than searching for the mark.
+        """
+        import numpy as np
+
+        count = (len(data) - shift) // 2
+        if len(self._flags) < count:
+            self._flags = bytearray(count)
+        equal = np.frombuffer(self._flags, np.bool_, count)
+        wanted = np.uint16(int.from_bytes(pair, "little"))
+        np.equal(np.frombuffer(data, "<u2", count, shift), wanted, out=equal)
+        found: list[int] = []
+        find = self._flags.find
+        at = find(1, 0, count)
+        for _ in range(_FREQUENT):
+            if at < 0:
+                return found
+            for place in places:
+                begin = 2 * at + shift - place
+                if begin >= 0 and data.startswith(mark, begin):
+                    found.append(begin)
+            at = find(1, at + 1, count)
+        return None
 
 
-def _pem_key(data: bytes, mark: int) -> tuple[int, str] | None:
-    """The key whose begin line has its mark there: (offset, kind)."""
+def _pem_key(data: bytes, mark: int) -> Found | None:
+    """The key whose begin line has its mark there."""
     end = mark + len(_PEM_MARK)
     first = data.rfind(b"-----BEGIN ", 0, mark)
     match = _PEM_BEGIN.fullmatch(data, first, end) if first >= 0 else None
-    encrypted = _pem_body(data[end:]) if match else None
-    if not match or encrypted is None:
+    body = _pem_body(data[end:]) if match else None
+    if not match or body is None:
         return None
+    raw, encrypted = body
     label = match[1].decode("ascii").strip()
     name = f"{label} private key" if label else "private key"
-    return first, f"{name} (PEM{encrypted})"
+    sgx, signer = (True, "") if encrypted else _usable(raw)
+    return Found(first, f"{name} (PEM{', encrypted' if encrypted else ''})", sgx, signer)
 
 
-def _der_key(data: bytes, mark: int) -> tuple[int, str] | None:
-    """The key whose version stands there: (offset, kind)."""
+def _der_key(data: bytes, mark: int) -> Found | None:
+    """The key whose version stands there."""
     begin = _der_begin(data, mark)
     if begin is None or not _is_rsa_key(data[mark + 3 :]):
         return None
     pkcs8 = _PKCS8_RSA in data[max(0, begin - 24) : begin]
-    return begin, "RSA private key (DER, PKCS#8)" if pkcs8 else "RSA private key (DER)"
+    kind = "RSA private key (DER, PKCS#8)" if pkcs8 else "RSA private key (DER)"
+    return Found(begin, kind, *_usable(data[begin:]))
 
 
-def _pem_body(data: bytes) -> str | None:
-    """What follows the begin line: "" for a key, ", encrypted" for an encrypted one, else None."""
-    at, body, encrypted = 0, b"", ""
+def _pem_body(data: bytes) -> tuple[bytes, bool] | None:
+    """What follows the begin line, decoded, and whether it is encrypted; None if it is no key."""
+    at, body, encrypted = 0, b"", False
     while True:
         line = _PEM_LINE.match(data, at)
         at = line.end() if line else at
         header = _PEM_HEADER.match(data, at)
         if header and not body:
-            if b"ENCRYPTED" in header[0]:
-                encrypted = ", encrypted"
+            encrypted = encrypted or b"ENCRYPTED" in header[0]
             at = header.end()
             continue
         # Without a line end the whole body may stand on one line.
@@ -212,19 +270,20 @@ def _pem_body(data: bytes) -> str | None:
         at = text.end()
         if not _PEM_LINE.match(data, at):
             break
-    return encrypted if _decodes(body) else None
+    raw = _decoded(body)
+    return None if raw is None else (raw, encrypted)
 
 
-def _decodes(body: bytes) -> bool:
-    """Whether the body is base64 of something as large and as varied as a key."""
+def _decoded(body: bytes) -> bytes | None:
+    """Base64 decoded, if it is as large and as varied as a key."""
     body = body.rstrip(b"=")
     body = body[: len(body) - (len(body) % 4 == 1)]
     try:
         raw = base64.b64decode(body + b"=" * (-len(body) % 4), validate=True)
     except (binascii.Error, ValueError):
-        return False
+        return None
     # "AAAA…" and "xxxx…" in documentation are no keys.
-    return len(raw) >= _SMALLEST_PEM and len(set(raw)) >= 16
+    return raw if len(raw) >= _SMALLEST_PEM and len(set(raw)) >= 16 else None
 
 
 def _der_begin(data: bytes, version: int) -> int | None:
@@ -238,13 +297,12 @@ def _der_begin(data: bytes, version: int) -> int | None:
 
 def _is_rsa_key(data: bytes) -> bool:
     """Whether the data begins with n, e, d, p, q of the sizes an RSA key has."""
-    at, sizes = 0, list[int]()
+    sizes = list[int]()
     for _ in range(5):
-        integer = _integer(data, at)
-        if integer is None:
+        body, data = _element(data, _INTEGER)
+        if not body or body[0] & 0x80:
             return False
-        size, at = integer
-        sizes.append(size)
+        sizes.append(len(body) - (body[0] == 0))
     n, e, d, p, q = sizes
     return (
         _SMALLEST_MODULUS <= n <= _LARGEST_MODULUS
@@ -255,17 +313,82 @@ def _is_rsa_key(data: bytes) -> bool:
     )
 
 
-def _integer(data: bytes, at: int) -> tuple[int, int] | None:
-    """(bytes of the number without its sign byte, offset behind it) of a DER INTEGER."""
-    if data[at : at + 1] != b"\x02" or at + 2 > len(data):
+# -- whether an enclave can be signed with a key
+
+
+def _usable(raw: bytes) -> tuple[bool, str]:
+    """``sgx`` and ``signer`` of :class:`KeyFinding` for a key that is not encrypted.
+
+    Args:
+        raw: PKCS#1 (RFC 8017), PKCS#8 (RFC 5208), SEC1 (RFC 5915), the older DSA form, or
+            OpenSSH's. What is none of these may be any key.
+    """
+    if raw.startswith(_OPENSSH):
+        return _usable_openssh(raw[len(_OPENSSH) :])
+    version, rest = _element(_element(raw, _SEQUENCE)[0], _INTEGER)
+    algorithm, wrapped = _element(rest, _SEQUENCE)
+    if algorithm:
+        inside = _element(_element(wrapped, _OCTETS)[0], _SEQUENCE)[0]
+        pair = _pair(_element(inside, _INTEGER)[1])
+        if pair is None:  # of another algorithm, if not damaged
+            return algorithm[:1] != b"\x06" or algorithm.startswith(_RSA_ALGORITHMS), ""
+    elif version == b"\1" and _element(rest, _OCTETS)[0]:
+        return False, ""  # an elliptic curve's
+    else:
+        pair = _pair(rest)
+    return (True, "") if pair is None else _judge(*pair)
+
+
+def _usable_openssh(data: bytes) -> tuple[bool, str]:
+    """The same for OpenSSH's form (PROTOCOL.key), whose public half comes first."""
+    cipher, data = _string(data)
+    _, data = _string(data)  # key derivation
+    _, data = _string(data)  # its options
+    public, _ = _string(data[4:])
+    name, public = _string(public)
+    exponent, public = _string(public)
+    modulus, _ = _string(public)
+    if cipher != b"none" or not name:
+        return True, ""
+    if name == b"ssh-rsa":
+        return _judge(int.from_bytes(modulus, "big"), int.from_bytes(exponent, "big"))
+    return False, ""
+
+
+def _judge(modulus: int, exponent: int) -> tuple[bool, str]:
+    if modulus.bit_length() != 3072:
+        return False, ""
+    return exponent == 3, hashlib.sha256(modulus.to_bytes(384, "little")).hexdigest()
+
+
+def _pair(data: bytes) -> tuple[int, int] | None:
+    """Modulus and exponent, the first two numbers. A DSA key's p and q are judged like them."""
+    modulus, rest = _element(data, _INTEGER)
+    exponent, _ = _element(rest, _INTEGER)
+    if not modulus or not exponent:
         return None
-    size, at = data[at + 1], at + 2
+    return int.from_bytes(modulus, "big"), int.from_bytes(exponent, "big")
+
+
+def _element(data: bytes, tag: bytes) -> tuple[bytes, bytes]:
+    """(content, what follows) of the DER element; (b"", b"") if there is none of that tag.
+
+    A sequence or octet string may be cut off, an integer may not.
+    """
+    if data[:1] != tag or len(data) < 2:
+        return b"", b""
+    size, at = data[1], 2
     if size & 0x80:
         width = size & 0x7F
-        if width not in (1, 2) or at + width > len(data):
-            return None
-        size, at = int.from_bytes(data[at : at + width], "big"), at + width
-    end = at + size
-    if not size or end > len(data) or data[at] & 0x80:
-        return None
-    return size - (data[at] == 0), end
+        if width not in (1, 2):
+            return b"", b""
+        size, at = int.from_bytes(data[2 : 2 + width], "big"), 2 + width
+    if tag == _INTEGER and at + size > len(data):
+        return b"", b""
+    return data[at : at + size], data[at + size :]
+
+
+def _string(data: bytes) -> tuple[bytes, bytes]:
+    """(content, what follows) of a string with its size in four bytes before it (RFC 4251)."""
+    end = 4 + int.from_bytes(data[:4], "big")
+    return data[4:end], data[end:]

@@ -310,9 +310,7 @@ def _slice(stream: BinaryIO, form: str, where: str, offset: int, size: int) -> b
 
 def _findings(indexes: list[LayerIndex]) -> tuple[KeyFinding, ...]:
     return tuple(
-        KeyFinding(number, key.path, key.offset, key.kind)
-        for number, index in enumerate(indexes)
-        for key in index.keys
+        KeyFinding(number, *key) for number, index in enumerate(indexes) for key in index.keys
     )
 
 

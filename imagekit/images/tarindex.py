@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from imagekit.errors import InputError
 from imagekit.images.cache import Cache
-from imagekit.images.keyscan import KeyScanner
+from imagekit.images.keyscan import Found, KeyScanner
 from imagekit.images.oci import (
     GZIP_LAYERS,
     PLAIN_LAYERS,
@@ -25,11 +25,12 @@ from imagekit.images.oci import (
 )
 from imagekit.images.progress import Advance
 from imagekit.images.streams import Prefetch, Worker, decompress, read_blocks
-from imagekit.images.tarread import Member, TarReader
+from imagekit.images.tarread import TarReader
 
-_VERSION = 1
+_VERSION = 2
 _KIND = {"0": "file", "1": "hardlink", "2": "symlink", "5": "dir", "6": "other"}
 _KINDS = frozenset(_KIND.values())
+_ELF = b"\x7fELF"  # how a program or library begins (System V ABI, "ELF Header")
 
 
 class IndexEntry(NamedTuple):
@@ -56,11 +57,17 @@ class IndexEntry(NamedTuple):
 
 
 class LayerKey(NamedTuple):
-    """A private key in a layer: absolute path ("" between files), offset in the file, kind."""
+    """A private key in a layer: absolute path ("" between files), offset in the file, kind.
+
+    ``program``, ``sgx`` and ``signer`` are those of :class:`imagekit.images.keyscan.KeyFinding`.
+    """
 
     path: str
     offset: int
     kind: str
+    program: bool
+    sgx: bool
+    signer: str
 
 
 @dataclass(frozen=True)
@@ -141,8 +148,9 @@ def build_index(
 ) -> LayerIndex:
     """Read a layer's blob once and verify its digest and size.
 
-    One thread reads, hashes and decompresses the blob, one searches for keys, one (for compressed
-    layers) hashes the tar, and the calling one parses it and hashes the files.
+    One thread reads, hashes and decompresses the blob, the calling one parses the tar and hashes
+    the files. Keys are searched where the bytes are in the processor's cache: by the first thread,
+    or for a compressed layer by one more, which hashes the tar.
 
     Raises:
         InputError: as for :func:`load_index`.
@@ -153,21 +161,22 @@ def build_index(
     tar_hash, scanner = hashlib.sha256(), KeyScanner()
     with ExitStack() as stack:
         stream = stack.enter_context(blobs.open_blob(descriptor.digest))
-        blocks = decompress(blob.blocks(read_blocks(stream, where)), form, where)
-        ahead = stack.enter_context(Prefetch(blocks))
-        workers = [stack.enter_context(Worker(scanner.feed))]
-        if form != "plain":
-            workers.append(stack.enter_context(Worker(tar_hash.update)))
+        blocks = blob.blocks(read_blocks(stream, where))
+        if form == "plain":
+            ahead = stack.enter_context(Prefetch(_passing(blocks, scanner.feed)))
+            tar, worker = iter(ahead), None
+        else:
 
-        def observed() -> Iterator[bytes]:
-            for block in ahead:
-                for worker in workers:
-                    worker.feed(block)
-                yield block
+            def search(block: bytes) -> None:
+                tar_hash.update(block)
+                scanner.feed(block)
 
+            ahead = stack.enter_context(Prefetch(decompress(blocks, form, where)))
+            worker = stack.enter_context(Worker(search))
+            tar = _passing(ahead, worker.feed)
         total = descriptor.size if form == "plain" else None
         try:
-            entries = _entries(TarReader(observed(), where, total=total), where)
+            entries, programs = _entries(TarReader(tar, where, total=total), where)
         except InputError:
             # A wrong digest is the better answer than what it did to the tar.
             blob.check_after(ahead, descriptor)
@@ -179,11 +188,17 @@ def build_index(
             if not lenient:
                 raise
             problems = (error.problem,)
-        for worker in workers:
+        if worker:
             worker.finish()
         diff_id = blob.hexdigest() if form == "plain" else tar_hash.hexdigest()
-        keys = _keys(scanner.finish(), entries)
+        keys = _keys(scanner.finish(), entries, programs)
         return LayerIndex("sha256:" + diff_id, tuple(entries), keys, problems)
+
+
+def _passing(blocks: Iterator[bytes], use: Callable[[bytes], object]) -> Iterator[bytes]:
+    for block in blocks:
+        use(block)
+        yield block
 
 
 class _BlobHash:
@@ -222,52 +237,51 @@ class _BlobHash:
         self.check(descriptor)
 
 
-def _entries(reader: TarReader, where: str) -> list[IndexEntry]:
-    entries = []
-    for member in reader:
-        kind = _KIND.get(member.kind) or _device(member, where)
+def _entries(reader: TarReader, where: str) -> tuple[list[IndexEntry], set[int]]:
+    """The entries, and the offsets of those contents that are ELF files."""
+    entries: list[IndexEntry] = []
+    programs: set[int] = set()
+    new_hash = hashlib.sha256
+    for path, kind_code, size, mode, uid, gid, _, link, offset, device, _ in reader:
+        kind = _KIND.get(kind_code) or _device(path, kind_code, device, where)
         sha256 = ""
         if kind == "file":
-            digest = hashlib.sha256()
+            digest, head = new_hash(), b""
             for piece in reader.content():
+                if len(head) < 4:
+                    head += piece[:4]
                 digest.update(piece)
             sha256 = digest.hexdigest()
-        entries.append(
-            IndexEntry(
-                member.path,
-                kind,
-                member.size,
-                member.mode,
-                member.uid,
-                member.gid,
-                member.link,
-                member.offset,
-                sha256,
-            )
-        )
-    return entries
+            if head.startswith(_ELF):
+                programs.add(offset)
+        entries.append(IndexEntry(path, kind, size, mode, uid, gid, link, offset, sha256))
+    return entries, programs
 
 
-def _device(member: Member, where: str) -> str:
+def _device(path: str, kind: str, device: tuple[int, int], where: str) -> str:
     # overlayfs marks deleted files by character devices 0/0; some builders leave them in layers.
-    if member.kind == "3" and member.device == (0, 0):
+    if kind == "3" and device == (0, 0):
         return "other"
     raise InputError(
-        f"{where}: {'/' + member.path!r} is a device node",
+        f"{where}: {'/' + path!r} is a device node",
         "an enclave's base has none: build the base without device nodes",
     )
 
 
-def _keys(found: list[tuple[int, str]], entries: list[IndexEntry]) -> tuple[LayerKey, ...]:
+def _keys(
+    found: list[Found], entries: list[IndexEntry], programs: set[int]
+) -> tuple[LayerKey, ...]:
     files = [entry for entry in entries if entry.kind == "file" and entry.size]
     offsets = [entry.offset for entry in files]
     keys = []
-    for at, kind in found:
+    for at, kind, sgx, signer in found:
         index = bisect_right(offsets, at) - 1
         if index >= 0 and at < files[index].offset + files[index].size:
-            keys.append(LayerKey("/" + files[index].path, at - files[index].offset, kind))
+            start = files[index].offset
+            path, program = "/" + files[index].path, start in programs
+            keys.append(LayerKey(path, at - start, kind, program, sgx, signer))
         else:
-            keys.append(LayerKey("", at, kind))
+            keys.append(LayerKey("", at, kind, False, sgx, signer))
     return tuple(keys)
 
 

@@ -9,7 +9,9 @@ manual "Basic Tar Format".
 """
 
 import re
+import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from imagekit.errors import InputError
@@ -56,6 +58,26 @@ class Member(NamedTuple):
     xattrs: dict[str, bytes]
 
 
+def _octal(field: bytes) -> int | None:
+    digits = field.strip(b" \0").partition(b"\0")[0]
+    if not digits:
+        return 0
+    try:
+        return int(digits, 8) if digits.isdigit() else None
+    except ValueError:
+        return None
+
+
+_repeated_octal = lru_cache(1024)(_octal)
+
+
+@lru_cache(1024)
+def _owned(fields: bytes) -> tuple[int, int, int] | None:
+    """Mode, uid and gid, which few entries have for themselves; None if they are not plain."""
+    mode, uid, gid = _octal(fields[:8]), _octal(fields[8:16]), _octal(fields[16:])
+    return None if mode is None or uid is None or gid is None else (mode & 0o7777, uid, gid)
+
+
 class TarReader:
     """Iterates over the members of an archive; each one's content may be read before the next.
 
@@ -86,15 +108,17 @@ class TarReader:
         self._start = 0  # position of the buffer in the archive
         self._left = 0  # content of the present member that was not read, without padding
         self._padding = 0
-        self._name = ""
+        self._name = b""  # for errors
 
     def __iter__(self) -> Iterator[Member]:
         count = 0
         while True:
-            for _ in self.content():
-                pass
-            self._skip(self._padding)
-            self._padding = 0
+            if self._left:
+                for _ in self.content():
+                    pass
+            if self._padding:
+                self._skip(self._padding)
+                self._padding = 0
             member = self._next()
             if member is None:
                 break
@@ -191,7 +215,9 @@ class TarReader:
 
     def _checksum(self, raw: bytes) -> None:
         stored = self._octal(raw[148:156], "checksum")
-        if stored == sum(raw) - sum(raw[148:156]) + 256:
+        # Adler-32's lower half is 1 + the sum, as long as that is below 65521, as of ASCII it is.
+        total = (zlib.adler32(raw) & 0xFFFF) - 1 if raw.isascii() else sum(raw)
+        if stored == total - sum(raw[148:156]) + 256:
             return
         signed = sum(byte - 256 if byte > 127 else byte for byte in raw[:148] + raw[156:]) + 256
         if stored != signed:  # some old writers summed signed bytes
@@ -241,9 +267,10 @@ class TarReader:
         if pax and long and pax.keys() & long.keys():
             raise self._error("an entry with a GNU and a pax name")
         name, link = self._names(raw)
-        name = pax.get("path") or long.get("path") or name
-        link = pax.get("linkpath") or long.get("linkpath") or link
-        self._name = name.decode("utf-8", "backslashreplace")[:300]
+        if pax or long:
+            name = pax.get("path") or long.get("path") or name
+            link = pax.get("linkpath") or long.get("linkpath") or link
+        self._name = name
         kind_byte = raw[156:157]
         kind = _KINDS.get(kind_byte) or kind_byte.decode("latin-1")
         if kind not in _KNOWN:
@@ -257,16 +284,23 @@ class TarReader:
             raise self._error("an entry without a name")
         if b"\0" in link:
             raise self._error("a zero byte in a link")
+        owned = None if pax else _owned(raw[100:124])
+        if owned is None:
+            owned = (
+                self._number(raw[100:108], "mode") & 0o7777,
+                self._owner(pax, "uid", raw[108:116]),
+                self._owner(pax, "gid", raw[116:124]),
+            )
         self._left, self._padding = size, -size % BLOCK
         return Member(
             path,
             kind,
             size,
-            self._number(raw[100:108], "mode") & 0o7777,
-            self._owner(pax, "uid", raw[108:116]),
-            self._owner(pax, "gid", raw[116:124]),
+            *owned,
             self._mtime(raw, pax),
-            self._path(link) if kind == "1" else link.decode("utf-8", "surrogateescape"),
+            (self._path(link) if kind == "1" else link.decode("utf-8", "surrogateescape"))
+            if link
+            else "",
             self._start + self._at,
             (self._number(raw[329:337], "major"), self._number(raw[337:345], "minor"))
             if kind in "34"
@@ -278,7 +312,7 @@ class TarReader:
 
     def _names(self, raw: bytes) -> tuple[bytes, bytes]:
         name = raw[:100].partition(b"\0")[0]
-        link = raw[157:257].partition(b"\0")[0]
+        link = raw[157:257].partition(b"\0")[0] if raw[157] else b""
         # GNU's magic ("ustar  ") stores times where ustar has the prefix; star's ends in "tar".
         if raw[257:263] == b"ustar\0" and raw[345]:
             width = 131 if raw[508:512] == b"tar\0" else 155
@@ -289,7 +323,8 @@ class TarReader:
         if b"\0" in name:
             raise self._error("a zero byte in a name")
         text = name.decode("utf-8", "surrogateescape")
-        if "." not in text and "//" not in text:
+        text = text.removeprefix("./")
+        if "/." not in text and "//" not in text and not text.startswith("."):
             return text.strip("/")
         parts = [part for part in text.split("/") if part and part != "."]
         if ".." in parts:
@@ -327,7 +362,8 @@ class TarReader:
     def _mtime(self, raw: bytes, pax: dict[str, bytes]) -> int:
         text = pax.get("mtime")
         if text is None:
-            return self._number(raw[136:148], "mtime")
+            number = _repeated_octal(raw[136:148])
+            return self._number(raw[136:148], "mtime") if number is None else number
         if not _PAX_TIME.fullmatch(text):
             raise self._error("an mtime that is no number")
         return int(text.partition(b".")[0])
@@ -342,18 +378,14 @@ class TarReader:
         return value
 
     def _octal(self, field: bytes, what: str) -> int:
-        digits = field.strip(b" \0").partition(b"\0")[0]
-        if not digits:
-            return 0
-        if digits.isdigit():
-            try:
-                return int(digits, 8)
-            except ValueError:
-                pass
-        raise self._error(f"a {what} that is no number")
+        number = _octal(field)
+        if number is None:
+            raise self._error(f"a {what} that is no number")
+        return number
 
     def _error(self, problem: str) -> InputError:
-        entry = f", at or after entry {self._name!r}" if self._name else ""
+        name = self._name.decode("utf-8", "backslashreplace")[:300]
+        entry = f", at or after entry {name!r}" if name else ""
         return InputError(
             f"{self._where}{entry}: {problem}",
             "the archive is damaged or unfit for an image: fetch or build it anew",

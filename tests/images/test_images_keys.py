@@ -1,8 +1,10 @@
+import base64
+import hashlib
 import json
 import random
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -13,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagekit.images.keyscan import KeyScanner, find_keys
+from imagekit.images.keyscan import KeyScanner, _all, _MarkSearch, find_keys
 
 RSA = rsa.generate_private_key(3, 3072)
 SMALL = rsa.generate_private_key(65537, 1024)
@@ -55,7 +57,7 @@ def test_a_key_across_the_border_of_blocks_is_found_once(kind: str, data: bytes)
         for block in (whole[:cut], whole[cut : cut + 10], whole[cut + 10 : cut + 40_000]):
             scanner.feed(block)
         scanner.feed(whole[cut + 40_000 :])
-        assert scanner.finish() == [(len(NOISE), kind)]
+        assert [(item.offset, item.kind) for item in scanner.finish()] == [(len(NOISE), kind)]
 
 
 def test_small_and_other_keys_are_found() -> None:
@@ -113,5 +115,112 @@ def test_cutting_into_blocks_changes_nothing(parts: list[bytes], data: st.DataOb
         scanner.feed(whole[at : at + size])
         at += size
     expected = [(item.offset, item.kind) for item in find_keys(whole)]
-    assert scanner.finish() == expected
+    assert [(item.offset, item.kind) for item in scanner.finish()] == expected
     assert len(expected) == sum(part in KEYS.values() for part in parts)
+
+
+COMMON = rsa.generate_private_key(65537, 2048)
+LARGE = rsa.generate_private_key(65537, 3072)
+DSA = dsa.generate_private_key(1024)
+FORMS = [(PEM, OLD), (PEM, PKCS8), (DER, OLD), (DER, PKCS8), (PEM, SSH)]
+
+
+def mr_signer(private: rsa.RSAPrivateKey) -> str:
+    modulus = private.public_key().public_numbers().n
+    return hashlib.sha256(modulus.to_bytes(384, "little")).hexdigest()
+
+
+@pytest.mark.parametrize(("encoding", "form"), FORMS)
+def test_a_key_that_can_sign_an_enclave_is_told_from_others(
+    encoding: Encoding, form: PrivateFormat
+) -> None:
+    for private, sgx, signer in (
+        (RSA, True, mr_signer(RSA)),
+        (LARGE, False, mr_signer(LARGE)),
+        (COMMON, False, ""),
+    ):
+        (found,) = find_keys(NOISE[:999] + key(private, encoding, form) + NOISE[:99])
+        assert (found.sgx, found.signer, found.program) == (sgx, signer, False)
+
+
+def test_an_exponent_of_3_alone_signs_no_enclave() -> None:
+    small = rsa.generate_private_key(3, 2048)
+    for encoding, form in FORMS:
+        assert not find_keys(key(small, encoding, form))[0].sgx
+
+
+@pytest.mark.parametrize(
+    ("private", "form"),
+    [
+        *((CURVE, form) for form in (OLD, PKCS8, SSH)),
+        *((EDWARDS, form) for form in (PKCS8, SSH)),
+        *((DSA, form) for form in (OLD, PKCS8)),
+    ],
+)
+def test_keys_of_other_algorithms_sign_no_enclave(private: object, form: PrivateFormat) -> None:
+    (found,) = find_keys(key(private, PEM, form))
+    assert (found.sgx, found.signer) == (False, "")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        key(COMMON, PEM, OLD, SECRET),
+        key(COMMON, PEM, PKCS8, SECRET),
+        key(COMMON, PEM, PKCS8)[:200],
+        b"-----BEGIN PRIVATE KEY-----\n" + b"\n".join(KEYS["private key (PEM)"].split()[5:20]),
+        b"-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAACmFlczI1Ni1jdHIAAAAGYmNye"
+        b"XB0AAAAGAAAABDjkyZ8p\n",
+    ],
+)
+def test_a_key_that_cannot_be_looked_into_may_be_an_enclaves(data: bytes) -> None:
+    (found,) = find_keys(data)
+    assert (found.sgx, found.signer) == (True, "")
+
+
+@given(st.binary(max_size=300), st.integers(0, 1700), st.data())
+def test_damaged_keys_are_judged_without_an_error(
+    noise: bytes, cut: int, data: st.DataObject
+) -> None:
+    raw = bytearray(key(COMMON, DER, data.draw(st.sampled_from([OLD, PKCS8]))))
+    at = data.draw(st.integers(0, 60))
+    raw[at : at + len(noise) % 40] = noise[: len(noise) % 40]
+    for body in (noise, bytes(raw[:cut]), b"openssh-key-v1\0" + noise):
+        armoured = b"-----BEGIN PRIVATE KEY-----\n" + base64.b64encode(body) + b"\n"
+        find_keys(bytes(raw) + armoured)
+
+
+@pytest.mark.parametrize(
+    "filler", [b"--", b"-", b"\x02\x01", b"\x02\x01\x00", b"Y-----", b"\x01\x00"]
+)
+def test_marks_are_found_among_many_bytes_that_are_like_them(filler: bytes) -> None:
+    block = filler * (300_000 // len(filler))
+    for lead in range(4):
+        data = block[: 100_000 + lead] + b"\n" + KEYS["RSA private key (PEM)"] + b"\n"
+        data += KEYS["RSA private key (DER)"] + block
+        kinds = [item.kind for item in find_keys(data)]
+        assert kinds == ["RSA private key (PEM)", "RSA private key (DER)"]
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                b"PRIVATE KEY-----",
+                b"\x02\x01\x00\x02",
+                b"\x02\x01",
+                b"\x00",
+                b"KEY----",
+                b"Y-",
+                b"-",
+            ]
+        )
+        | st.binary(max_size=40),
+        max_size=60,
+    )
+)
+def test_the_search_for_marks_gives_what_a_plain_search_gives(parts: list[bytes]) -> None:
+    data = b"".join(parts)
+    pem, der = _MarkSearch().marks(data)
+    assert sorted(set(pem)) == _all(data, b"PRIVATE KEY-----")
+    assert sorted(der) == _all(data, b"\x02\x01\x00\x02")

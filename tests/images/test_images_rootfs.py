@@ -13,7 +13,8 @@ from imagekit.images.compose import append, new_image
 from imagekit.images.layers import Layer, LayerFile, write_layer
 from imagekit.images.oci import OCI_LAYER, OCI_LAYER_GZIP, Descriptor, Image, digest_of
 from imagekit.images.rootfs import Rootfs
-from imagekit.images.tarindex import dump_index, parse_index
+from imagekit.images.tarindex import _entries, dump_index, parse_index
+from imagekit.images.tarread import TarReader
 
 Spec = tuple[str, bytes | str | None]
 """("path", content), ("link", "-> target"), ("hard", "= target"), ("folder/", None)."""
@@ -275,6 +276,57 @@ def test_keys_are_found_in_files_that_a_higher_layer_hides(cache: Cache) -> None
     for _ in range(2):  # read anew, and from the cache
         (finding,) = Rootfs.from_image(built, cache).key_findings
         assert (finding.layer, finding.path, finding.offset) == (1, "/root/k", 7)
+
+
+def test_a_key_in_an_elf_file_is_known_to_be_in_a_program(cache: Cache) -> None:
+    from cryptography.hazmat.primitives.asymmetric import rsa
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+    )
+
+    secret = rsa.generate_private_key(65537, 2048).private_bytes(
+        Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption()
+    )
+    specs: list[Spec] = [
+        ("filler", b"x" * ((1 << 20) - 2048)),  # what follows lies across the border of blocks
+        ("bin/tool", b"\x7fELF" + bytes(700) + secret * 3),
+        ("etc/tool.key", b"\x7fEL" + bytes(700) + secret),
+        ("etc/short", b"\x7fELF"),
+        ("etc/next", secret),
+    ]
+    expected = [("/bin/tool", True)] * 3 + [("/etc/tool.key", False), ("/etc/next", False)]
+    for packed in (False, True):
+        built = new_image([layer(cache, *specs, packed=packed)], cache.blobs, created=0)
+        for _ in range(2):  # read anew, and from the cache
+            found = Rootfs.from_image(built, cache).key_findings
+            assert [(key.path, key.program) for key in found] == expected
+            assert not any(key.sgx or key.signer for key in found)
+
+
+@pytest.mark.parametrize("cut", range(1, 6))
+def test_an_elf_file_is_known_when_its_first_bytes_come_in_pieces(cut: int) -> None:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as tar:
+        info = tarfile.TarInfo("tool")
+        info.size = 9
+        tar.addfile(info, io.BytesIO(b"\x7fELFrest."))
+    data = raw.getvalue()
+    pieces = [data[:512], *(data[at : at + cut] for at in range(512, 530, cut))]
+    pieces.append(data[512 + len(b"".join(pieces[1:])) :])
+    assert _entries(TarReader(iter(pieces), "x"), "x")[1] == {512}
+
+
+def test_an_index_of_an_older_version_is_redone(cache: Cache) -> None:
+    built = image(cache, [("a", b"1")])
+    Rootfs.from_image(built, cache)
+    (saved,) = (cache.root / "layers").iterdir()
+    good = saved.read_bytes()
+    body = good[65:].replace(b'"version":2', b'"version":1')
+    saved.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    Rootfs.from_image(built, cache)
+    assert saved.read_bytes() == good
 
 
 def test_a_file_larger_than_the_limit_is_not_read(cache: Cache) -> None:

@@ -72,6 +72,42 @@ def test_numbers_beyond_octal_are_read() -> None:
     assert (member.uid, member.gid, member.mtime) == (3_000_000, 4_000_000_000, -5)
 
 
+@pytest.mark.parametrize("name", ["plain", "é" * 45, "\udcff" * 90])
+def test_checksums_of_all_names_are_checked(name: str) -> None:
+    raw = bytearray(archive((name, b""), form=tarfile.GNU_FORMAT))
+    assert read(bytes(raw))[0][0].path == name
+    for change in (1, 65521, -1):
+        wrong = int(raw[148:154], 8) + change
+        broken = raw[:148] + b"%06o\0 " % wrong + raw[156:]
+        with pytest.raises(InputError, match="wrong checksum"):
+            read(bytes(broken))
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("./a/b", "a/b"),
+        (".//a", "a"),
+        ("././a", "a"),
+        ("/a/", "a"),
+        ("a/.hidden", "a/.hidden"),
+        (".hidden", ".hidden"),
+        ("a/./b", "a/b"),
+        ("a//b", "a/b"),
+        ("a..b/c.d", "a..b/c.d"),
+        ("a/.", "a"),
+    ],
+)
+def test_names_are_brought_into_one_form(name: str, path: str) -> None:
+    assert read(archive((name, b"")))[0][0].path == path
+
+
+@pytest.mark.parametrize("name", ["..", "./..", "../a", "./../a", "a/..", "a/../b", ".//../a"])
+def test_no_spelling_of_a_name_leads_out(name: str) -> None:
+    with pytest.raises(InputError, match=r"'\.\.' in a name"):
+        read(archive((name, b"")))
+
+
 @pytest.mark.parametrize(
     ("data", "problem"),
     [

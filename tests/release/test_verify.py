@@ -7,6 +7,14 @@ from pathlib import Path
 
 import pytest
 from conftest import GRAMINE, TAG, base_files, error_lines, write_base
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from imagekit.images.cache import Cache
 from imagekit.images.compose import append
@@ -223,6 +231,72 @@ def test_a_private_key_in_any_layer_is_found(built, imagekit, hidden):
     problem, _ = refused(imagekit, "/root/forgotten.pem")
     secret = (built / "other.pem").read_text().splitlines()[3]
     assert secret not in problem
+
+
+def private_key(bits, exponent, pem=False):
+    encoding, form = (
+        (Encoding.PEM, PrivateFormat.PKCS8)
+        if pem
+        else (Encoding.DER, PrivateFormat.TraditionalOpenSSL)
+    )
+    return rsa.generate_private_key(exponent, bits).private_bytes(encoding, form, NoEncryption())
+
+
+def key_notes(err):
+    return [line for line in err.splitlines() if line.startswith("note") and "private key" in line]
+
+
+@pytest.mark.parametrize("pem", [False, True])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_keys_compiled_into_a_program_are_one_note_per_program(built, imagekit, pem, hidden):
+    one, other = private_key(2048, 65537, pem), private_key(3072, 65537, pem)
+    with_layer(
+        LayerFile("/usr/bin/tls", b"\x7fELF" + bytes(99) + one + bytes(9) + other + bytes(9) + one),
+        LayerFile("/usr/lib/libtls.so", b"\x7fELF" + bytes(999) + one),
+    )
+    if hidden:
+        with_layer(LayerFile("/usr/bin/.wh.tls", b""), LayerFile("/usr/lib/.wh.libtls.so", b""))
+    code, _, err = verify(imagekit)
+    assert code == 0, err
+    first, second = key_notes(err)
+    assert "/usr/bin/tls: 3 private keys" in first
+    assert "/usr/lib/libtls.so: a private key" in second
+    assert "no private key outside of programs" in err
+
+
+@pytest.mark.parametrize("pem", [False, True])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_key_that_could_be_the_enclaves_is_found_in_a_program(built, imagekit, pem, hidden):
+    with_layer(LayerFile("/usr/bin/tool", b"\x7fELF" + bytes(99) + private_key(3072, 3, pem)))
+    if hidden:
+        with_layer(LayerFile("/usr/bin/.wh.tool", b""))
+    refused(imagekit, "private key in ", "/usr/bin/tool")
+
+
+def test_an_encrypted_key_is_found_in_a_program(built, imagekit):
+    data = rsa.generate_private_key(65537, 2048).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x")
+    )
+    with_layer(LayerFile("/usr/bin/tool", b"\x7fELF" + bytes(99) + data))
+    refused(imagekit, "/usr/bin/tool")
+
+
+def test_the_signers_modulus_is_found_in_a_program_with_any_exponent(built, imagekit):
+    """Whoever has the factors has the key, whatever exponent stands beside them."""
+    own = load_pem_private_key((built / "key.pem").read_bytes(), None).private_numbers()
+    secret = pow(65537, -1, (own.p - 1) * (own.q - 1))
+    parts = rsa.rsa_crt_dmp1(secret, own.p), rsa.rsa_crt_dmq1(secret, own.q), own.iqmp
+    public = rsa.RSAPublicNumbers(65537, own.public_numbers.n)
+    disguised = rsa.RSAPrivateNumbers(own.p, own.q, secret, *parts, public).private_key()
+    data = disguised.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    with_layer(LayerFile("/usr/bin/tool", b"\x7fELF" + bytes(99) + data))
+    refused(imagekit, "/usr/bin/tool")
+
+
+@pytest.mark.parametrize("lead", [b"", b"# text\n", b"#!/bin/sh\n\x7fELF", b"PK\x03\x04"])
+def test_the_same_key_in_anything_but_a_program_is_found(built, imagekit, lead):
+    with_layer(LayerFile("/opt/notes", lead + private_key(2048, 65537, True)))
+    refused(imagekit, "/opt/notes")
 
 
 def test_a_private_key_in_the_history_is_found(built, imagekit):
