@@ -48,14 +48,27 @@ def parse_toml(text: str, release: Release, name: str) -> dict[str, Any]:
 
 
 def dump_toml(manifest: Mapping[str, Any], release: Release) -> bytes:
-    """Write a manifest as that release's tools do; UTF-8 bytes."""
-    if release is not GRAMINE_1_3:
+    """Write a manifest as that release's tools do; UTF-8 bytes.
+
+    Raises:
+        InputError: a text in it, such as a file's name, is not Unicode.
+    """
+    if release is GRAMINE_1_3:
+        import toml
+
+        text = toml.dumps(manifest)
+    else:
         import tomli_w
 
-        return tomli_w.dumps(manifest).encode()
-    import toml
-
-    return toml.dumps(manifest).encode()
+        text = tomli_w.dumps(manifest)
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        line = text[: error.start].rpartition("\n")[2] + text[error.start :].partition("\n")[0]
+        raise InputError(
+            f"{line!a}: a name that is not UTF-8 cannot stand in a manifest",
+            "rename the file, or leave its folder out of sgx.trusted_files",
+        ) from None
 
 
 def _one_line(error: BaseException) -> str:

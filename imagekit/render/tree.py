@@ -129,6 +129,10 @@ class ChrootTree(HostTree):
 
         With `as_host`, what the machine itself would look up outside the root is an error.
         """
+        if not path.startswith("/"):
+            raise InputError(
+                f"{path}: not an absolute path", "with --chroot all URIs begin with file:/"
+            )
         parts = path.split("/")[::-1]
         done: list[str] = []
         links = 0

@@ -73,6 +73,20 @@ def test_a_value_where_a_table_belongs(tmp_path, key):
         complete(f"{key} = 7\n", HostTree(tmp_path))
 
 
+def test_a_name_that_is_not_unicode_is_refused_by_its_line(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / b"x\xff".decode("utf-8", "surrogateescape")).write_bytes(b"x")
+    with pytest.raises(InputError, match="not UTF-8") as caught:
+        uris('sgx.trusted_files = ["file:d/"]\n', HostTree(tmp_path))
+    caught.value.problem.encode()
+
+
+def test_a_relative_uri_has_no_meaning_in_a_chroot(tmp_path):
+    (tmp_path / "f").write_bytes(b"")
+    with pytest.raises(InputError, match="not an absolute path"):
+        uris('sgx.trusted_files = ["file:f"]\n', ChrootTree(tmp_path))
+
+
 def test_known_expansions_are_used_again(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d/x").write_bytes(b"x")
