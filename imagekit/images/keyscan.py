@@ -32,7 +32,16 @@ _SMALLEST_PEM = 40  # an Ed25519 key in PKCS#8 is 48 bytes
 
 _DER_MARK = b"\x02\x01\x00\x02"  # version 0, and the tag of the modulus
 _SEAM = len(_PEM_MARK) - 1
-_FREQUENT = 2000
+
+# Two bytes of a mark that are looked for, at even (0) or odd (1) offsets, and where in the mark
+# they are; another way for when they are frequent. Of five dashes two lie at an even offset.
+_Ways = tuple[tuple[tuple[bytes, int, tuple[int, ...]], ...], ...]
+_PEM_PAIRS: _Ways = (((b"--", 0, (11, 12)),), ((b"Y-", 0, (10,)), (b"Y-", 1, (10,))))
+_DER_PAIRS: _Ways = (
+    ((b"\x02\x01", 0, (0,)), (b"\x02\x01", 1, (0,))),
+    ((b"\x00\x02", 0, (2,)), (b"\x00\x02", 1, (2,))),
+)
+_FREQUENT = 300
 _SMALLEST_MODULUS = 64
 _LARGEST_MODULUS = 2048
 _PKCS8_RSA = bytes.fromhex("020100300d06092a864886f70d01010105000482")
@@ -181,25 +190,30 @@ class _MarkSearch:
 
     def marks(self, data: bytes) -> tuple[list[int], list[int]]:
         """The offsets of both marks that lie wholly in the block, in no order."""
-        if len(data) < 64:
-            return _all(data, _PEM_MARK), _all(data, _DER_MARK)
-        # Of a run of five dashes two lie at an even offset and the one behind it.
-        pem = self._with(data, _PEM_MARK, b"--", 0, (11, 12))
-        if pem is None:
-            pem = _all(data, _PEM_MARK)
-        even = self._with(data, _DER_MARK, b"\x02\x01", 0, (0,))
-        odd = None if even is None else self._with(data, _DER_MARK, b"\x02\x01", 1, (0,))
-        if even is None or odd is None:
-            return pem, _all(data, _DER_MARK)
-        return pem, even + odd
+        return (
+            self._search(data, _PEM_MARK, _PEM_PAIRS),
+            self._search(data, _DER_MARK, _DER_PAIRS),
+        )
+
+    def _search(self, data: bytes, mark: bytes, ways: _Ways) -> list[int]:
+        for way in ways if len(data) >= 64 else ():
+            found: list[int] = []
+            if all(self._with(data, mark, *pair, found) for pair in way):
+                return found
+        return _all(data, mark)
 
     def _with(
-        self, data: bytes, mark: bytes, pair: bytes, shift: int, places: tuple[int, ...]
-    ) -> list[int] | None:
-        """Where a mark stands that has a pair of bytes at an offset of which ``shift`` is the rest.
+        self,
+        data: bytes,
+        mark: bytes,
+        pair: bytes,
+        shift: int,
+        places: tuple[int, ...],
+        found: list[int],
+    ) -> bool:
+        """Look for the mark wherever a pair stands at an offset of which ``shift`` is the rest.
 
-        ``places`` are where in the mark the pair may be. None if the pair is so frequent that
-        looking at each is slower than searching for the mark.
+        False if the pair is so frequent that another way is quicker.
         """
         import numpy as np
 
@@ -209,18 +223,17 @@ class _MarkSearch:
         equal = np.frombuffer(self._flags, np.bool_, count)
         wanted = np.uint16(int.from_bytes(pair, "little"))
         np.equal(np.frombuffer(data, "<u2", count, shift), wanted, out=equal)
-        found: list[int] = []
         find = self._flags.find
         at = find(1, 0, count)
         for _ in range(_FREQUENT):
             if at < 0:
-                return found
+                return True
             for place in places:
                 begin = 2 * at + shift - place
-                if begin >= 0 and data.startswith(mark, begin):
+                if data.startswith(mark, begin) and begin >= 0:
                     found.append(begin)
             at = find(1, at + 1, count)
-        return None
+        return False
 
 
 def _pem_key(data: bytes, mark: int) -> Found | None:
