@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from imagekit.errors import InputError
 from imagekit.images.cache import Cache
-from imagekit.images.keyscan import Found, KeyScanner
+from imagekit.images.keyforms import Found
+from imagekit.images.keyscan import KeyScanner
 from imagekit.images.oci import (
     GZIP_LAYERS,
     PLAIN_LAYERS,
