@@ -27,13 +27,13 @@ $(DEV_READY): $(READY)
 	scripts/setup $(VENV) dev
 
 image: $(READY)
-	scripts/need mmdebstrap
+	scripts/need mount mmdebstrap
 	$(PYTHON) $(QUICKSTART)/make_standin.py
 	test -e $(KEY) || $(IMAGEKIT) key generate $(KEY)
 	$(IMAGEKIT) build --file $(QUICKSTART)/imagekit.yaml --epc $(EPC) --log $(LOG) --output oci:$(OUT)
 
 test: $(DEV_READY)
-	scripts/need mmdebstrap skopeo umoci
+	scripts/need mount mmdebstrap skopeo umoci openssl
 	$(PYTHON) -m pytest
 
 lint: $(DEV_READY)

@@ -153,19 +153,19 @@ def _remove_if_dead(path: Path) -> None:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a whole file: afterwards it has the old content or the new one, never a mixture.
 
+    What is no regular file (``/dev/stdout``, a pipe) is written to as it is; a symbolic link is
+    followed.
+
     Raises:
         InputError: the folder cannot be written to; nothing is left behind.
     """
-    try:
-        with Aside(path.parent) as aside:
-            aside.write(data)
-            aside.commit(path)
-    except OSError as error:
-        raise disk_error(error, path.parent, "write in") from error
+    write_together({path: data})
 
 
 def write_together(files: Mapping[Path, bytes]) -> None:
     """Write several files: none is touched unless the contents of all are on the disk.
+
+    Each is written as by :func:`write_atomically`.
 
     Raises:
         InputError: a folder cannot be written to; nothing is left behind.
@@ -173,17 +173,21 @@ def write_together(files: Mapping[Path, bytes]) -> None:
     where = Path()
     try:
         with ExitStack() as stack:
-            ready = []
+            ready: list[tuple[Aside, Path]] = []
             for path, data in files.items():
-                where = path.parent
-                aside = stack.enter_context(Aside(where))
-                aside.write(data)
-                ready.append((aside, path))
-            for aside, path in ready:
                 where = path
-                aside.commit(path)
+                target = path.resolve() if path.is_symlink() else path
+                if target.exists() and not target.is_file() and not target.is_dir():
+                    stack.enter_context(path.open("wb", buffering=0)).write(data)
+                    continue
+                remove_stale(target.parent)
+                aside = stack.enter_context(Aside(target.parent))
+                aside.write(data)
+                ready.append((aside, target))
+            for aside, where in ready:
+                aside.commit(where)
     except OSError as error:
-        raise disk_error(error, where, "write in") from error
+        raise disk_error(error, where, "write") from error
 
 
 def write_new(path: Path, data: bytes, mode: int = 0o666) -> None:

@@ -41,7 +41,7 @@ def gramine_manifest(
     from imagekit.enclave.releases import release_named
     from imagekit.errors import UsageError
     from imagekit.files import write_atomically
-    from imagekit.release.gramine_tools import make_manifest, read_text
+    from imagekit.release.gramine_tools import decode_text, make_manifest, read_text
     from imagekit.render.variables import DEFAULT_PKGLIBDIR, GramineVariables
 
     if string is not None:
@@ -52,7 +52,7 @@ def gramine_manifest(
     elif infile is None:
         raise UsageError("no template", "give a file or -c TEXT")
     elif str(infile) == "-":
-        template, name = sys.stdin.read(), "stdin"
+        template, name = decode_text(sys.stdin.buffer.read(), "stdin"), "stdin"
     else:
         template, name = read_text(infile, "template"), str(infile)
     done = make_manifest(
@@ -85,8 +85,8 @@ def parse_defines(items: list[str]) -> dict[str, str | bool]:
     defines: dict[str, str | bool] = {}
     for item in items:
         name, equals, value = item.partition("=")
-        if not name.isidentifier():
-            raise UsageError(f"-D {item}: {name!r} is not a variable name", "write -D NAME=VALUE")
+        if not name:
+            raise UsageError(f"-D {item}: the name is missing", "write -D NAME=VALUE")
         defines[name] = value if equals else True
     return defines
 
@@ -185,7 +185,9 @@ def open_signer(key: Path, passphrase_file: Path | None, passphrase: str | None 
     from imagekit.signing.keyfile import load_signer, permission_warning
 
     def ask() -> bytes:
-        return passphrase.encode() if passphrase else passphrase_source(passphrase_file, str(key))
+        if passphrase is not None:
+            return passphrase.encode()
+        return passphrase_source(passphrase_file, str(key))
 
     signer = load_signer(key, ask)
     if warning := permission_warning(key):

@@ -147,6 +147,11 @@ def lay_out(
     span = pal.end_page - pal.first_page
     moved = pal.first_page == 0
     pal_start = bottom - span if moved else pal.first_page
+    if not moved and pal_start < heap_min:
+        raise SigningError(
+            f"the PAL is linked to {pal_start:#x}, below the lowest address {heap_min:#x}",
+            "take a position-independent PAL, or sgx.nonpie_binary = true (Gramine 1.3)",
+        )
     if bottom < heap_min or pal_start < heap_min or pal_start + span > bottom:
         need = base + enclave_size - bottom + span + heap_min - base
         raise SigningError(

@@ -107,6 +107,9 @@ def _mount(key: str, mount: Mapping[str, Any]) -> Iterator[Finding]:
     if kind in ("chroot", "encrypted", "untrusted_shm") and uri is None:
         problem = f"is missing, and a mount of type {shown(kind)} needs it"
         yield Finding(f"{key}.uri", problem, 'write uri = "file:…"')
+    if kind == "chroot" and isinstance(uri, str) and not uri.startswith(("file:", "dev:")):
+        problem = f"{shown(uri)} does not start with file: or dev:"
+        yield Finding(f"{key}.uri", problem, "put file: in front of the path")
     scheme = {"encrypted": "file:", "untrusted_shm": "dev:"}.get(str(kind))
     if scheme and isinstance(uri, str) and not uri.startswith(scheme):
         problem = f"a mount of type {shown(kind)} needs a URI with {scheme}"

@@ -11,6 +11,7 @@ JVM that dies for want of threads, a debug flag that was never set. Two question
 Both are total: any TOML document gives findings, never an exception.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -123,7 +124,8 @@ def _unknown(key: str, release: str) -> Finding:
         return Finding(key, legacy.became, legacy.do, WARNING if mild else ERROR)
     near = nearest_key(key, release)
     hint = f"did you mean {near}?" if near else "leave it out"
-    return Finding(key, f"is not a key of Gramine {release}", hint)
+    # 1.3 ignores what it does not know.
+    return Finding(key, f"is not a key of Gramine {release}", hint, loads=release == "1.3")
 
 
 def _finding(key: str, wrong: Wrong) -> Finding:
@@ -181,10 +183,10 @@ def _other_sizes(manifest: Mapping[str, Any], release: str) -> Iterator[Finding]
             key == "loader.pal_internal_mem_size" and release != "1.3"
         ):
             continue
-        try:
-            parse_gramine_size(value if value != "0" else "1", key)
-        except SigningError as error:
-            yield Finding(key, f"{shown(value)} is not a size", error.hint)
+        # The loader's own reader: decimal, with a unit of either case.
+        if not re.fullmatch(r"[0-9]+[KkMmGg]?", value, re.ASCII):
+            problem = f"{shown(value)} is not a size"
+            yield Finding(key, problem, "write it like 512K, 4M or 1G")
 
 
 def _cpu_features(manifest: Mapping[str, Any], release: str) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from imagekit.enclave.findings import shown
 LOG_LEVELS = ("none", "error", "warning", "debug", "trace", "all")
 MOUNT_TYPES = ("chroot", "encrypted", "tmpfs", "untrusted_shm")
 
-_HEX_256 = re.compile(r"[0-9a-f]{64}")
+_HEX_256 = re.compile(r"[0-9a-fA-F]{64}")
 _HEX_128 = re.compile(r"[0-9a-fA-F]{32}")
 
 
@@ -182,7 +182,7 @@ def _unjudged(value: object) -> Wrong | None:
 _TEXT = _string()
 _BOOL = _boolean()
 _FILE = _uri("file:")
-_SHA256 = _hex(_HEX_256, "64 lower-case hexadecimal digits")
+_SHA256 = _hex(_HEX_256, "64 hexadecimal digits")
 _SIZE = Leaf(_size_text)
 _ANY = Leaf(_unjudged)
 
@@ -241,7 +241,7 @@ def _mounts(**more: Node) -> Array:
     known: dict[str, Node] = {
         "type": _one_of(*MOUNT_TYPES),
         "path": _TEXT,
-        "uri": _uri("file:", "dev:"),
+        "uri": _TEXT,  # its scheme depends on the type: manifest_files judges it
         "key_name": _TEXT,
     }
     item = Table(known | more, ("path",), instead="write { path = …, uri = … }")
@@ -290,7 +290,7 @@ _SYS: dict[str, Node] = {
     "enable_extra_runtime_domain_names_conf": _BOOL,
     "insecure__allow_eventfd": _BOOL,
 }
-_DEBUG_NOTE = "the stock signer makes a production enclave of anything but true"
+_DEBUG_NOTE = "anything else makes signer and loader disagree about debugging"
 # A wrong type breaks the stock signer; so does an id that does not fit into 16 bits.
 _ISV = _number(0, 0xFFFF, (True, True))
 # The loader's bound (4096 since 1.3); the stock signer signs whatever fits into the enclave.
@@ -372,7 +372,15 @@ GRAMINE_1_9 = Table(
 _BOOL_ATTESTATION = "true and false were the spelling before 1.3"
 GRAMINE_1_3 = Table(
     {
-        "fs": Table(_fs(mounts=_mounts(), experimental__enable_sysfs_topology=_BOOL)),
+        "fs": Table(
+            _fs(
+                mounts=_mounts(),
+                experimental__enable_sysfs_topology=_BOOL,
+                # deprecated in that release, and still read
+                mount=_ANY,
+                insecure__protected_files_key=_ANY,
+            )
+        ),
         "libos": Table(_LIBOS, ("entrypoint",)),
         "loader": Table(
             _LOADER | {"entrypoint": _FILE, "pal_internal_mem_size": _SIZE} | _IDS,

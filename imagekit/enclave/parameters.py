@@ -132,6 +132,8 @@ def enclave_parameters(manifest: Mapping[str, Any], release: Release) -> Enclave
     edmm = not old and bool(sgx.get("edmm_enable", False))
     default_size = release.default_edmm_size if edmm else "256M"
     size = parse_gramine_size(sgx.get("enclave_size", default_size))
+    if size >> 63:
+        raise _refuse("sgx.enclave_size", sgx.get("enclave_size"), "no processor has so much")
     if size % PAGE_SIZE:
         raise _refuse("sgx.enclave_size", sgx["enclave_size"], "it is a multiple of 4096 bytes")
     # 1.3 compares the flag with 1; since 1.6 only the boolean counts.

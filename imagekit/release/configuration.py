@@ -218,6 +218,10 @@ def _check_project(base: Base, project: Project) -> None:
             )
     own = template_variables(base, project, Cell("gramine", 1 << 30, "error", "none"))
     for name, _ in project.gramine.define:
+        if not name.isidentifier():
+            raise UsageError(
+                f"-D {name}: no template can use a variable of that name", "use letters and digits"
+            )
         if name in own:
             raise UsageError(
                 f"-D {name}: this variable is imagekit's own", "choose another name for yours"

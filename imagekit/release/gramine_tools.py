@@ -51,10 +51,19 @@ def read_input(path: Path, what: str, limit: int = 64 << 20, hint: str = "check 
 
 def read_text(path: Path, what: str) -> str:
     """Read a UTF-8 text file; errors as :func:`read_input`."""
+    return decode_text(read_input(path, what), str(path))
+
+
+def decode_text(data: bytes, name: str) -> str:
+    """Read UTF-8, whatever the locale says.
+
+    Raises:
+        InputError: it is something else.
+    """
     try:
-        return read_input(path, what).decode()
+        return data.decode()
     except UnicodeDecodeError:
-        raise InputError(f"{path}: the {what} is not UTF-8 text", "save it as UTF-8") from None
+        raise InputError(f"{name}: not UTF-8 text", "save it as UTF-8") from None
 
 
 def read_pal(path: Path) -> Elf:

@@ -16,7 +16,7 @@ from imagekit.enclave.parameters import enclave_parameters, parse_gramine_size
 from imagekit.enclave.releases import GRAMINE_1_3, NEWEST, Release
 from imagekit.enclave.sigstruct import SigStruct, parse_sigstruct
 from imagekit.enclave.standin import is_standin
-from imagekit.errors import ImagekitError, InputError, UsageError
+from imagekit.errors import CheckError, ImagekitError, InputError, UsageError
 from imagekit.images.oci import Image
 from imagekit.images.rootfs import Rootfs
 from imagekit.release.cell import LABEL, MANIFEST, MANIFEST_SGX, SIGFILE
@@ -25,6 +25,7 @@ from imagekit.release.lock import read_lock
 from imagekit.release.signing import check_before_signing
 from imagekit.render.manifest import complete_manifest, trusted_hashes
 from imagekit.render.toml_text import parse_toml
+from imagekit.runtime.files import ENTRYPOINT, FLINK_ENTRYPOINT
 from imagekit.spec.matrix import Cell
 from imagekit.spec.names import parse_image_name
 from imagekit.spec.sizes import epc_name
@@ -114,10 +115,17 @@ def pal_path_of(manifest: Mapping[str, Any]) -> str:
     uri = entry.get("uri") if isinstance(entry, Mapping) else entry
     if not isinstance(uri, str) or not uri.endswith(f"/{_ENTRY_SUFFIX}"):
         raise InputError(
-            f"{MANIFEST_SGX}: loader.entrypoint {uri!r} is not Gramine's {_ENTRY_SUFFIX}",
+            f"{MANIFEST_SGX}: loader.entrypoint: {uri!r} is not Gramine's {_ENTRY_SUFFIX}",
             "the manifest was not made for Gramine",
         )
     return uri.removeprefix("file:").removesuffix(_ENTRY_SUFFIX) + "sgx/libpal.so"
+
+
+def _no_enclave() -> InputError:
+    return InputError(
+        f"the image has no {MANIFEST_SGX}: it is not an enclave image",
+        "give the custom image, not its base",
+    )
 
 
 def read_manifest(rootfs: Rootfs) -> tuple[bytes, dict[str, Any]]:
@@ -125,22 +133,52 @@ def read_manifest(rootfs: Rootfs) -> tuple[bytes, dict[str, Any]]:
 
     Raises:
         InputError: not there, or not readable.
+        CheckError: it is TOML, but no finished manifest.
     """
     if rootfs.kind(MANIFEST_SGX) != "file":
-        raise InputError(
-            f"the image has no {MANIFEST_SGX}: it is not an enclave image",
-            "give the custom image, not its base",
-        )
+        raise _no_enclave()
     text = rootfs.read(MANIFEST_SGX)
     try:
         decoded = text.decode()
     except UnicodeDecodeError:
         raise InputError(f"{MANIFEST_SGX}: not UTF-8 text", "build the image again") from None
     try:
-        return text, parse_toml(decoded, NEWEST, MANIFEST_SGX)
+        manifest = parse_toml(decoded, NEWEST, MANIFEST_SGX)
     except InputError:
         # 1.3 writes TOML that newer parsers may refuse.
-        return text, parse_toml(decoded, GRAMINE_1_3, MANIFEST_SGX)
+        manifest = parse_toml(decoded, GRAMINE_1_3, MANIFEST_SGX)
+    _check_shape(manifest)
+    return text, manifest
+
+
+def _check_shape(manifest: Mapping[str, Any]) -> None:
+    """Refuse what no signing tool ever wrote, before anything relies on it.
+
+    Raises:
+        CheckError: a table or the list of trusted files is not of the right kind.
+    """
+
+    def bad(what: str) -> CheckError:
+        return CheckError(f"{MANIFEST_SGX}: {what}", "this is not what was signed: build it again")
+
+    for name in ("sgx", "loader"):
+        if not isinstance(manifest.get(name), Mapping):
+            raise bad(f"{name} is missing or no table")
+    files = manifest["sgx"].get("trusted_files", [])
+    if not isinstance(files, list):
+        raise bad("sgx.trusted_files is no array")
+    entry = manifest["loader"].get("entrypoint")
+    listed = [(f"sgx.trusted_files[{number}]", item) for number, item in enumerate(files)]
+    if isinstance(entry, Mapping):
+        listed.append(("loader.entrypoint", entry))
+    elif not isinstance(entry, str):
+        raise bad("loader.entrypoint is missing")
+    for key, item in listed:
+        uri, sha256 = (
+            (item.get("uri"), item.get("sha256")) if isinstance(item, Mapping) else (None, None)
+        )
+        if not (isinstance(uri, str) and uri.startswith("file:") and isinstance(sha256, str)):
+            raise bad(f"{key} is no file: URI with a sha256")
 
 
 def read_enclave(rootfs: Rootfs) -> Enclave:
@@ -156,7 +194,10 @@ def read_enclave(rootfs: Rootfs) -> Enclave:
     sigstruct = parse_sigstruct(rootfs.read(SIGFILE), SIGFILE)
     pal_path = pal_path_of(manifest)
     if rootfs.kind(pal_path) != "file":
-        raise InputError(f"the image has no {pal_path}", "its manifest names another Gramine")
+        raise InputError(
+            f"{MANIFEST_SGX}: loader.entrypoint: there is no {pal_path} in the image",
+            "its manifest names another Gramine",
+        )
     pal = parse_elf(rootfs.read(pal_path), pal_path)
     return Enclave(text, manifest, sigstruct, pal_path, pal, release_of(manifest))
 
@@ -173,7 +214,7 @@ def verify_image(image: Image, rootfs: Rootfs, expected: Expected) -> Verdict:
         InputError: no enclave image at all, or a lock file that cannot be read.
     """
     if rootfs.kind(MANIFEST_SGX) is None and not rootfs.problems:
-        read_manifest(rootfs)  # says that this is no enclave image
+        raise _no_enclave()
     verdict = Verdict()
     _guard(verdict, lambda: _check_keys(verdict, image, rootfs))
     for problem in rootfs.problems:
@@ -198,7 +239,20 @@ def verify_image(image: Image, rootfs: Rootfs, expected: Expected) -> Verdict:
         "the enclave can be debugged, that is read, by the host (--allow-debug accepts that)",
     )
     _check_standin(verdict, enclave, expected)
+    _guard(verdict, lambda: _check_doors(verdict, image, rootfs))
     return verdict
+
+
+def _check_doors(verdict: Verdict, image: Image, rootfs: Rootfs) -> None:
+    """What starts the enclave is not measured; it should at least be what the build put there."""
+    manifest = rootfs.entry(MANIFEST_SGX)
+    for path in (ENTRYPOINT, FLINK_ENTRYPOINT):
+        door = rootfs.entry(path)
+        if manifest is not None and door is not None and door.layer != manifest.layer:
+            verdict.failed.append(f"{path} was put there by another layer than {MANIFEST_SGX}")
+    if image.entrypoint != (ENTRYPOINT,):
+        started = " ".join(image.entrypoint) or "nothing"
+        verdict.notes.append(f"the image starts {started} and not {ENTRYPOINT}")
 
 
 def _check_standin(verdict: Verdict, enclave: Enclave, expected: Expected) -> None:

@@ -83,6 +83,8 @@ class HostTree:
         """See :class:`Tree`."""
         try:
             return sorted(child.name for child in self.host_path(path).iterdir())
+        except PermissionError:
+            return []  # as gramine-manifest: what may not be read is left out
         except OSError as error:
             raise _unreadable(path, error) from None
 

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,11 @@ from conftest import error_lines
 
 GRAMINE = Path(__file__).parent.parent / "golden" / "gramine"
 CASES = sorted(path.name for path in GRAMINE.iterdir() if path.is_dir())
+PINNED = (
+    'loader.entrypoint.uri = "file:/opt/gramine/libsysdb.so"\n'
+    f'loader.entrypoint.sha256 = "{"0" * 64}"\n'
+    'fs.mounts = [ { path = "/a", uri = "file:/a" } ]\n'
+)
 NEGATIVE = json.loads((GRAMINE / "negative.json").read_text())
 
 
@@ -125,12 +132,75 @@ def test_templates_from_text_and_standard_input(in_folder, imagekit, monkeypatch
     assert imagekit("tool", "gramine-manifest", "-c", template)[1] == wanted
     assert imagekit("tool", "gramine-manifest", "-c", template, "out")[0] == 0
     assert (in_folder / "out").read_text() == wanted
-    monkeypatch.setattr("sys.stdin", io.StringIO(template))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(template.encode()), "latin1"))
     assert imagekit("tool", "gramine-manifest", "-")[1] == wanted
     for wrong in ((), ("-c", "x", "a", "b"), ("none.template",)):
         code, _, err = imagekit("tool", "gramine-manifest", *wrong)
         assert code in (2, 3)
         error_lines(err)
+
+
+def test_a_template_on_standard_input_is_utf_8_whatever_the_locale(imagekit, monkeypatch):
+    template = PINNED + 'libos.entrypoint = "/ü"\n'
+    for encoding in ("latin1", "utf-8"):
+        stdin = io.TextIOWrapper(io.BytesIO(template.encode()), encoding)
+        monkeypatch.setattr("sys.stdin", stdin)
+        code, out, err = imagekit("tool", "gramine-manifest", "-")
+        assert code == 0, err
+        assert 'entrypoint = "/ü"' in out
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), "latin1"))
+    code, _, err = imagekit("tool", "gramine-manifest", "-")
+    assert code == 3
+    assert "stdin: not UTF-8" in error_lines(err)[0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'sys.stack.size = "512k"',
+        'sys.brk.max_size = "1m"',
+        'fs.mounts = [ { type = "tmpfs", path = "/tmp", uri = "anything" } ]',
+        'sgx.trusted_files = [ { uri = "file:/x", sha256 = "' + "AB" * 32 + '" } ]',
+    ],
+)
+def test_what_a_loader_takes_is_signed(in_folder, imagekit, golden_key, line):
+    template = PINNED.replace('fs.mounts = [ { path = "/a", uri = "file:/a" } ]\n', "")
+    mounts = "" if line.startswith("fs.") else 'fs.mounts = [ { path = "/a", uri = "file:/a" } ]\n'
+    template = f'libos.entrypoint = "/a"\n{template}{mounts}{line}\n'
+    render = "tool", "gramine-manifest", "-D", "x-y=1", "-c", template, "app.manifest"
+    code, _, err = imagekit(*render)
+    assert code == 0, err
+    sign = "tool", "gramine-sgx-sign", "-m", "app.manifest", "-o", "x", "-k", golden_key
+    code, _, err = imagekit(*sign, "-l", GRAMINE / "two-seg.elf")
+    assert code == 0, err
+
+
+def test_devices_and_links_are_written_to_not_replaced(in_folder, imagekit, golden_key):
+    (in_folder / "real").write_text("before")
+    (in_folder / "link").symlink_to("real")
+    os.mkfifo(in_folder / "pipe")
+    reader = os.open(in_folder / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    template = PINNED + 'libos.entrypoint = "/a"\n'
+    for target in ("link", "pipe", "/dev/null"):
+        code, _, err = imagekit("tool", "gramine-manifest", "-c", template, target)
+        assert code == 0, err
+    assert (in_folder / "link").is_symlink()
+    assert "entrypoint" in (in_folder / "real").read_text()
+    assert b"entrypoint" in os.read(reader, 10_000)
+    os.close(reader)
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+@pytest.mark.parametrize("size", ["99999999999999G", "0xffffffffffffffffff000"])
+def test_absurd_sizes_are_refused_even_by_permission(in_folder, imagekit, golden_key, size):
+    text = (
+        PINNED + f'libos.entrypoint = "/a"\nsgx.edmm_enable = true\nsgx.enclave_size = "{size}"\n'
+    )
+    (in_folder / "app.manifest").write_text(text)
+    sign = "tool", "gramine-sgx-sign", "-m", "app.manifest", "-o", "x", "-k", golden_key
+    code, _, err = imagekit(*sign, "-l", GRAMINE / "two-seg.elf", "--permissive")
+    assert code == 6
+    assert "sgx.enclave_size" in error_lines(err)[0]
 
 
 def test_the_passphrase_options(in_folder, imagekit):

@@ -22,6 +22,7 @@ from imagekit.images.layers import LayerFile, write_layer
 from imagekit.images.layout import OciLayout
 from imagekit.images.open import open_image
 from imagekit.images.rootfs import Rootfs
+from imagekit.release.verify import Expected, verify_image
 from imagekit.signing.keyfile import generate_key
 
 IMAGE = f"oci:out:{TAG}"
@@ -145,6 +146,54 @@ def test_a_flipped_byte_on_the_disk_is_named(built, imagekit, path):
         copy.write_bytes(flipped(raw, at + min(len(data), 5000) // 2))
         copy.replace(blob)
     refused(imagekit, path, "sha256:")
+
+
+def test_no_flip_in_a_manifest_ends_otherwise_than_by_name(built):
+    """One bit of every byte, without the hashing: the shape of the text is what may go wrong."""
+    image = open_image(IMAGE, Cache())
+    rootfs = Rootfs.from_image(image, None)
+    text = rootfs.read("/ppml/bash.manifest.sgx")
+    expected = Expected(allow_standin=True)
+    for at in range(0, len(text), 7):
+        file = LayerFile("/ppml/bash.manifest.sgx", flipped(text, at))
+        changed = rootfs.with_files([file])
+        failed = verify_image(image, changed, expected).failed
+        assert any("/ppml/bash.manifest.sgx" in line for line in failed), (at, failed)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "sgx = 1",
+        "loader = 1",
+        "[sgx]\ntrusted_files = 3\n[loader]\nentrypoint = 'file:/x'",
+        "[sgx]\ntrusted_files = ['file:/x']\n[loader]\nentrypoint = 'file:/x'",
+        "[sgx]\ntrusted_files = [{uri = 'file:/x'}]\n[loader]\nentrypoint = 'file:/x'",
+        "[sgx]\n[loader]\n",
+        "\x00",
+        "[sgx]\nenclave_size = []\n[loader.entrypoint]\nuri = 'file:/x'\nsha256 = '0'",
+    ],
+)
+def test_a_manifest_of_any_shape_is_a_finding(built, imagekit, text):
+    with_layer(LayerFile("/ppml/bash.manifest.sgx", text.encode()))
+    refused(imagekit, "/ppml/bash.manifest.sgx")
+
+
+@pytest.mark.parametrize("path", ["/opt/entrypoint.sh", "/opt/flink-entrypoint.sh"])
+def test_a_door_from_another_layer_is_named(built, imagekit, path):
+    with_layer(LayerFile(path, b"#!/bin/sh\nexec something else\n", 0o755))
+    refused(imagekit, f"{path} was put there by another layer")
+
+
+def test_another_entry_point_is_noted(built, imagekit):
+    layout = OciLayout.open(built / "out")
+    layer = write_layer([LayerFile("/x", b"")], layout.blobs, 0)
+    image = append(
+        layout.image(TAG), layer, layout.blobs, created=0, history="x", entrypoint=["/bin/sh"]
+    )
+    layout.put(image, TAG)
+    assert "the image starts /bin/sh" in verify(imagekit)[2]
 
 
 def test_a_truncated_layer_is_named(built, imagekit):

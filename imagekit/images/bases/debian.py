@@ -252,7 +252,11 @@ class _Steps:
 
 
 def _failure(code: int, tail: Sequence[str]) -> EngineError:
-    errors = [line for line in tail if line.startswith(("E: ", "Err:", "dpkg: error"))]
+    errors = []
+    for before, line in zip(["", *tail], tail, strict=False):
+        if line.startswith(("E: ", "Err:", "dpkg: error")):
+            # the line before dpkg's own says why a package's script failed
+            errors += [before, line] if line.startswith("dpkg: error") and before else [line]
     # mmdebstrap's own last words only say that something failed
     telling = [line for line in errors if "mmdebstrap" not in line and " failed: " not in line]
     text = "\n".join(tail)
