@@ -254,6 +254,10 @@ class OciLayout:
                 raise InputError(
                     f"{wanted} has no image for linux/amd64", "name an image for linux/amd64"
                 )
+            if len({descriptor.digest for descriptor in ours}) > 1:
+                raise InputError(
+                    f"{wanted} stands for several different images", "name the one by its digest"
+                )
             if ours[0].media_type not in INDEX_TYPES:
                 return ours[0]
             where = f"index {ours[0].digest}"

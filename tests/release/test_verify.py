@@ -387,6 +387,17 @@ def test_a_signature_of_somebody_else_over_other_content(built, imagekit):
     refused(imagekit, "mr_enclave: /ppml/bash.sig says")
 
 
+def test_a_tag_that_stands_for_two_images_is_refused(built, imagekit):
+    imagekit("build", "--epc", "128m", "--log", "error")
+    index = json.loads((built / "out" / "index.json").read_text())
+    for entry in index["manifests"]:
+        entry["annotations"]["org.opencontainers.image.ref.name"] = TAG
+    (built / "out" / "index.json").write_text(json.dumps(index))
+    code, _, err = verify(imagekit)
+    assert code == 3
+    assert "several different images" in error_lines(err)[0]
+
+
 def test_a_base_is_not_an_enclave_image(project, imagekit):
     code, _, err = verify(imagekit, image="oci:base:base")
     assert code == 3
