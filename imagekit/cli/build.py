@@ -53,7 +53,7 @@ def build(
     json: Json = False,
 ) -> None:
     """Build measured, signed enclave images: --epc 16g --log error, --select or --all."""
-    from imagekit.cli.tool import open_signer
+    from imagekit.cli.secrets import open_signer
     from imagekit.errors import UsageError
     from imagekit.images.cache import Cache
     from imagekit.release.dates import check_date

@@ -1,11 +1,16 @@
-"""How a passphrase gets in: file, environment variable, prompt. Never an argument."""
+"""How keys and passphrases get in: file, environment variable, prompt."""
 
 import getpass
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from imagekit.cli.ui import ui
 from imagekit.errors import InputError, SigningError
+
+if TYPE_CHECKING:
+    from imagekit.signing.keyfile import FileSigner
 
 VARIABLE = "IMAGEKIT_KEY_PASSPHRASE"
 
@@ -49,3 +54,29 @@ def new_passphrase(file: Path | None, what: str) -> bytes:
     if not secret:
         raise SigningError("the passphrase is empty", "give one, or leave --encrypt out")
     return secret
+
+
+def open_signer(
+    key: Path, passphrase_file: Path | None, passphrase: str | None = None
+) -> "FileSigner":
+    """Open the signer of a PEM file, and warn if others than its owner may get at the file.
+
+    Args:
+        key: the file.
+        passphrase_file: its first line is the passphrase.
+        passphrase: the passphrase itself; only the drop-in signer takes one from its arguments.
+
+    Raises:
+        InputError, SigningError: as :func:`imagekit.signing.keyfile.load_signer`.
+    """
+    from imagekit.signing.keyfile import load_signer, permission_warning
+
+    def ask() -> bytes:
+        if passphrase is not None:
+            return passphrase.encode()
+        return passphrase_source(passphrase_file, str(key))
+
+    signer = load_signer(key, ask)
+    if warning := permission_warning(key):
+        ui.warn(warning)
+    return signer

@@ -133,6 +133,7 @@ def gramine_sgx_sign(
     ] = False,
 ) -> None:
     """Measure a manifest and sign it."""
+    from imagekit.cli.secrets import open_signer
     from imagekit.enclave.releases import release_named
     from imagekit.release.dates import sigstruct_date
     from imagekit.release.gramine_tools import describe_signed, sign_manifest_file, write_signed
@@ -177,19 +178,3 @@ def _default_key() -> Path:
 
 def _default_sigfile(manifest: Path) -> Path:
     return manifest.with_name(manifest.name.removesuffix(".manifest") + ".sig")
-
-
-def open_signer(key: Path, passphrase_file: Path | None, passphrase: str | None = None):  # type: ignore[no-untyped-def]
-    """Open the PEM signer and say what is wrong with its file's permissions."""
-    from imagekit.cli.secrets import passphrase_source
-    from imagekit.signing.keyfile import load_signer, permission_warning
-
-    def ask() -> bytes:
-        if passphrase is not None:
-            return passphrase.encode()
-        return passphrase_source(passphrase_file, str(key))
-
-    signer = load_signer(key, ask)
-    if warning := permission_warning(key):
-        ui.warn(warning)
-    return signer
