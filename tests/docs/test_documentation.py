@@ -461,7 +461,7 @@ def test_the_session_in_the_readme_is_what_the_quickstart_gives(tmp_path):
 @pytest.mark.integration
 def test_make_image_runs_what_the_readme_says():
     done = subprocess.run(
-        ["make", "-n", "image", "EPC=16g", "LOG=error"],
+        ["make", "--no-print-directory", "-n", "image", "EPC=16g", "LOG=error"],
         cwd=ROOT,
         env=dict(os.environ, MAKEFLAGS=""),
         capture_output=True,

@@ -236,7 +236,7 @@ def with_line(**replaced: str) -> str:
         (with_line(gramine="{version: 1.3}"), "edmm needs Gramine 1.4", "edmm: false"),
         # signing
         (with_line(signing="{key: ''}"), "found an empty text", ""),
-        (with_line(signing="{key: pkcs11:token=x}"), "only key files", "ceremony"),
+        (with_line(signing="{key: pkcs11:token=x}"), "only key files", "PEM"),
         (with_line(signing="./key.pem"), "signing: expected a mapping", ""),
         # gramine
         (with_line(gramine="{version: 1.5}"), '"1.5" is not allowed', "1.9, 1.3"),
