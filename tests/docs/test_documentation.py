@@ -476,7 +476,7 @@ def test_make_image_runs_what_the_readme_says():
     assert "--epc 16g --log error --output oci:out" in builds[0]
     order = [
         next(number for number, line in enumerate(lines) if word in line)
-        for word in ("need mmdebstrap", "make_standin.py", "key generate", " build ")
+        for word in ("need mount mmdebstrap", "make_standin.py", "key generate", " build ")
     ]
     assert order == sorted(order)
     for line in lines:
