@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imagekit.cli.base import DEFAULT_PROJECT, ProjectFile
 from imagekit.cli.ui import ui
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ FORMATS = ("table", "json")
 def init(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="File to write; never overwritten.")
-    ] = Path("imagekit.yaml"),
+    ] = DEFAULT_PROJECT,
     json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
 ) -> None:
     """Write a commented imagekit.yaml."""
@@ -52,9 +53,7 @@ def plan(
         str | None, typer.Option(help=f"One of {', '.join(FORMATS)}; default table.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
-    file: Annotated[Path, typer.Option("-f", "--file", help="The project file.")] = Path(
-        "imagekit.yaml"
-    ),
+    file: ProjectFile = DEFAULT_PROJECT,
 ) -> None:
     """Show the images that a project makes."""
     from imagekit.spec.matrix import select as choose

@@ -5,12 +5,15 @@ and EDMM. Page contents (TCS, TLS) are those of Gramine 1.0 to 1.9.
 """
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from imagekit.enclave.elf import PAGE_SIZE, Elf, page_ceil
 from imagekit.enclave.layout import (
+    ADDED_PAGE_BYTES,
+    MEASURED_PAGE_BYTES,
+    RECORD_BYTES,
     SIGNAL_STACK_SIZE,
     SSA_FRAME_PAGES,
     SSA_FRAMES,
@@ -20,8 +23,7 @@ from imagekit.enclave.layout import (
     Layout,
     lay_out,
 )
-from imagekit.enclave.parameters import EnclaveParameters, enclave_parameters
-from imagekit.enclave.releases import Release
+from imagekit.enclave.parameters import EnclaveParameters
 
 _CANARY = 0xBADBADBADBAD
 _GPR_RECORD_SIZE = 0xB8
@@ -44,7 +46,8 @@ class Measurement:
 
 def measured_bytes(layout: Layout) -> int:
     """Give how many bytes a measurement of this layout hashes, before doing it."""
-    return 64 + sum(area.pages * (5184 if area.measured else 64) for area in layout.areas)
+    sizes = {True: MEASURED_PAGE_BYTES, False: ADDED_PAGE_BYTES}
+    return RECORD_BYTES + sum(area.pages * sizes[area.measured] for area in layout.areas)
 
 
 def _tcs_pages(layout: Layout, pal: Elf) -> bytes:
@@ -159,20 +162,3 @@ def plan_layout(manifest: bytes, pal: Elf, parameters: EnclaveParameters) -> Lay
         edmm=parameters.edmm,
         base_follows_size=parameters.base_follows_size,
     )
-
-
-def measure_manifest(
-    manifest: bytes, parsed: Mapping[str, Any], pal: Elf, release: Release
-) -> Measurement:
-    """Measure with the parameters that the manifest itself gives.
-
-    Args:
-        manifest: the bytes of the ``.manifest.sgx`` file.
-        parsed: the same as parsed TOML.
-        pal: the release's ``libpal.so``.
-        release: whose rules apply.
-
-    Raises:
-        SigningError: the manifest's values cannot be signed, or the enclave is too small.
-    """
-    return measure(manifest, pal, enclave_parameters(parsed, release))

@@ -19,6 +19,11 @@ R, W, X = 1, 2, 4
 PT_TCS, PT_REG = 0x100, 0x200
 """SECINFO flag bits (Intel SDM vol. 3D, "SECINFO.FLAGS")."""
 
+RECORD_BYTES = 64
+ADDED_PAGE_BYTES = RECORD_BYTES
+MEASURED_PAGE_BYTES = RECORD_BYTES + 16 * (RECORD_BYTES + 256)
+"""Bytes hashed: per record (ECREATE, EADD, EEXTEND), per added page, per measured page."""
+
 SSA_PER_THREAD = SSA_FRAMES * SSA_FRAME_PAGES * PAGE_SIZE
 
 

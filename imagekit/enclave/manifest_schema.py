@@ -81,10 +81,6 @@ class Either:
 Node = Leaf | Table | Array | Either
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _string(stock: bool = False) -> Leaf:
     def check(value: object) -> Wrong | None:
         if not isinstance(value, str):

@@ -17,9 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imagekit.enclave.elf import PAGE_SIZE
-
-ADDED_PAGE_BYTES = 64
-MEASURED_PAGE_BYTES = 64 + 16 * (64 + 256)
+from imagekit.enclave.layout import MEASURED_PAGE_BYTES
 
 _ECREATE = int.from_bytes(b"ECREATE\0", "little")
 _EADD = int.from_bytes(b"EADD\0\0\0\0", "little")

@@ -15,7 +15,6 @@ from imagekit.errors import CheckError, UsageError
 SIZE = 1808
 KEY_BYTES = 384
 EXPONENT = 3
-TO_BE_SIGNED_BYTES = 256
 
 _HEADER = bytes.fromhex("06000000e10000000000010000000000")
 _HEADER2 = bytes.fromhex("01010000600000006000000001000000")

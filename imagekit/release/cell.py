@@ -13,6 +13,7 @@ from imagekit.release.discover import Base
 from imagekit.release.signing import SignedEnclave, measure_and_sign
 from imagekit.runtime.files import ENTRYPOINT
 from imagekit.signing.signer import Signer
+from imagekit.spec.keys import PROFILES
 from imagekit.spec.matrix import Cell
 from imagekit.spec.project import Project
 from imagekit.spec.sizes import epc_name
@@ -110,6 +111,6 @@ def with_profile(project: Project, profile: str | None) -> Project:
     """
     if profile is None:
         return project
-    if profile not in ("strict", "compat"):
-        raise UsageError(f"profile {profile!r} is not known", "take strict or compat")
+    if profile not in PROFILES:
+        raise UsageError(f"profile {profile!r} is not known", f"take {' or '.join(PROFILES)}")
     return replace(project, profile=profile)

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imagekit.enclave.gramine import Measurement, measure, measured_bytes, plan_layout
-from imagekit.enclave.parameters import enclave_parameters
-from imagekit.enclave.releases import Release, release_named
+from imagekit.enclave.gramine import Measurement
+from imagekit.enclave.parameters import FLAG_DEBUG, enclave_parameters
+from imagekit.enclave.releases import NEWEST, release_named
 from imagekit.enclave.sigstruct import SigStruct, decode_date, parse_sigstruct
-from imagekit.errors import InputError, UsageError
+from imagekit.errors import UsageError
 from imagekit.images.cache import Cache
 from imagekit.images.oci import Image
 from imagekit.images.open import open_image
@@ -18,10 +18,9 @@ from imagekit.images.references import parse_reference
 from imagekit.images.rootfs import Rootfs
 from imagekit.release.cell import SIGFILE
 from imagekit.release.gramine_tools import read_input, read_pal, read_text
-from imagekit.release.verify import pal_path_of, read_manifest, release_of
+from imagekit.release.signing import measure_shown
+from imagekit.release.verify import read_manifest, read_named_pal, release_of
 from imagekit.render.toml_text import parse_toml
-
-_DEBUG = 2
 
 
 def measurement_option(text: str | None, option: str) -> str | None:
@@ -45,7 +44,7 @@ def describe_sigstruct(sigstruct: SigStruct) -> dict[str, Any]:
         "mr_signer": sigstruct.mr_signer.hex(),
         "isv_prod_id": body.isv_prod_id,
         "isv_svn": body.isv_svn,
-        "debug": bool(body.flags & _DEBUG),
+        "debug": bool(body.flags & FLAG_DEBUG),
         "date": decode_date(body.date),
         "attributes": {
             "flags": f"{body.flags:#x}",
@@ -126,15 +125,6 @@ def fresh_view(
     return image, rootfs, name
 
 
-def _measure(
-    text: bytes, manifest: Mapping[str, Any], pal: Any, release: Release, progress: Progress
-) -> Measurement:
-    parameters = enclave_parameters(manifest, release)
-    total = measured_bytes(plan_layout(text, pal, parameters))
-    with progress.task("measuring", total) as advance:
-        return measure(text, pal, parameters, advance)
-
-
 def measure_files(
     manifest_file: Path, libpal: Path, version: str | None, progress: Progress = NO_PROGRESS
 ) -> Measurement:
@@ -146,9 +136,9 @@ def measure_files(
     """
     text = read_text(manifest_file, "manifest")
     release = release_named(version) if version else None
-    manifest = parse_toml(text, release or release_named("1.9"), str(manifest_file))
-    release = release or release_of(manifest)
-    return _measure(text.encode(), manifest, read_pal(libpal), release, progress)
+    manifest = parse_toml(text, release or NEWEST, str(manifest_file))
+    parameters = enclave_parameters(manifest, release or release_of(manifest))
+    return measure_shown(text.encode(), read_pal(libpal), parameters, "measuring", progress)
 
 
 def measure_image(
@@ -160,14 +150,10 @@ def measure_image(
         InputError: it cannot be read or is no enclave image.
         SigningError: the manifest describes no enclave.
     """
-    from imagekit.enclave.elf import parse_elf
-
     cache = Cache()
     image = open_image(reference, cache)
     rootfs = Rootfs.from_image(image, cache, progress)
     text, manifest = read_manifest(rootfs)
-    path = pal_path_of(manifest)
-    if rootfs.kind(path) != "file":
-        raise InputError(f"the image has no {path}", "its manifest names another Gramine")
+    _, pal = read_named_pal(rootfs, manifest)
     release = release_named(version) if version else release_of(manifest)
-    return _measure(text, manifest, parse_elf(rootfs.read(path), path), release, progress)
+    return measure_shown(text, pal, enclave_parameters(manifest, release), "measuring", progress)

@@ -156,17 +156,18 @@ def build_cells(
         ImagekitError: the first cell that fails; those before it are complete and recorded.
     """
     epoch = build_epoch(base.image)
+    day = date or day_of(epoch)
     # Everything that can be refused is refused before anything is written.
     renderer = Renderer(base, project)
     rendered = [renderer.render(cell) for cell in cells]
     layout = OciLayout.create(output.folder)
     built = []
     for configuration in rendered:
-        signed = sign_cell(configuration, base, signer, date or day_of(epoch), progress)
+        signed = sign_cell(configuration, base, signer, day, progress)
         for finding in signed.warnings:
             talk(f"{configuration.cell.id}: {finding.line} ({finding.hint})")
         image = compose_cell(base, project, configuration, signed, layout.blobs, epoch)
-        done = _record(base, project, configuration, signed, image, epoch, date or day_of(epoch))
+        done = _record(base, project, configuration, signed, image, epoch, day)
         for tag in done.tags:
             layout.put(image, tag, {CONTAINERD_NAME: done.reference}, progress)
         update_lock(project.folder / FILE_NAME, {done.reference: done.entry})

@@ -132,9 +132,7 @@ def measure_and_sign(
         SigningError: the manifest cannot be signed, or the signer failed.
     """
     parameters = enclave_parameters(manifest, release)
-    total = measured_bytes(plan_layout(text, pal, parameters))
-    with progress.task(f"measuring {what}", total) as advance:
-        measurement = measure(text, pal, parameters, _in_steps(advance))
+    measurement = measure_shown(text, pal, parameters, f"measuring {what}", progress)
     body = SigStructBody(
         mr_enclave=measurement.mr_enclave,
         flags=parameters.flags,
@@ -146,6 +144,19 @@ def measure_and_sign(
         date=encode_date(date, bcd=release.bcd_date),
     )
     return SignedEnclave(text, parameters, measurement, sign_body(body, signer), warnings)
+
+
+def measure_shown(
+    text: bytes, pal: Elf, parameters: EnclaveParameters, label: str, progress: Progress
+) -> Measurement:
+    """Measure, and tell `progress` under `label` how many bytes are hashed.
+
+    Raises:
+        SigningError: the enclave is too small for its threads and PAL.
+    """
+    total = measured_bytes(plan_layout(text, pal, parameters))
+    with progress.task(label, total) as advance:
+        return measure(text, pal, parameters, _in_steps(advance))
 
 
 def _in_steps(advance: Callable[[int], None], step: int = 32 << 20) -> Callable[[int], None]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from imagekit.enclave.elf import Elf, parse_elf
-from imagekit.enclave.gramine import measure_manifest
-from imagekit.enclave.parameters import enclave_parameters, parse_gramine_size
+from imagekit.enclave.gramine import measure
+from imagekit.enclave.parameters import FLAG_DEBUG, enclave_parameters, parse_gramine_size
 from imagekit.enclave.releases import GRAMINE_1_3, NEWEST, Release
 from imagekit.enclave.sigstruct import SigStruct, parse_sigstruct
 from imagekit.enclave.standin import is_standin
@@ -121,6 +121,21 @@ def pal_path_of(manifest: Mapping[str, Any]) -> str:
     return uri.removeprefix("file:").removesuffix(_ENTRY_SUFFIX) + "sgx/libpal.so"
 
 
+def read_named_pal(rootfs: Rootfs, manifest: Mapping[str, Any]) -> tuple[str, Elf]:
+    """Read the PAL that a manifest's entry point belongs to; give its path and content.
+
+    Raises:
+        InputError: it is not in the image, or not an ELF file.
+    """
+    path = pal_path_of(manifest)
+    if rootfs.kind(path) != "file":
+        raise InputError(
+            f"{MANIFEST_SGX}: loader.entrypoint: there is no {path} in the image",
+            "its manifest names another Gramine",
+        )
+    return path, parse_elf(rootfs.read(path), path)
+
+
 def _no_enclave() -> InputError:
     return InputError(
         f"the image has no {MANIFEST_SGX}: it is not an enclave image",
@@ -192,13 +207,7 @@ def read_enclave(rootfs: Rootfs) -> Enclave:
     if rootfs.kind(SIGFILE) != "file":
         raise InputError(f"the image has no {SIGFILE}", "build the image again")
     sigstruct = parse_sigstruct(rootfs.read(SIGFILE), SIGFILE)
-    pal_path = pal_path_of(manifest)
-    if rootfs.kind(pal_path) != "file":
-        raise InputError(
-            f"{MANIFEST_SGX}: loader.entrypoint: there is no {pal_path} in the image",
-            "its manifest names another Gramine",
-        )
-    pal = parse_elf(rootfs.read(pal_path), pal_path)
+    pal_path, pal = read_named_pal(rootfs, manifest)
     return Enclave(text, manifest, sigstruct, pal_path, pal, release_of(manifest))
 
 
@@ -235,7 +244,7 @@ def verify_image(image: Image, rootfs: Rootfs, expected: Expected) -> Verdict:
     _check_expected(verdict, image, expected)
     verdict.check(
         "no debug",
-        expected.allow_debug or not body.flags & 2,
+        expected.allow_debug or not body.flags & FLAG_DEBUG,
         "the enclave can be debugged, that is read, by the host (--allow-debug accepts that)",
     )
     _check_standin(verdict, enclave, expected)
@@ -278,7 +287,7 @@ def _guard(verdict: Verdict, check: Callable[[], None]) -> None:
 def _check_measurement(verdict: Verdict, enclave: Enclave) -> None:
     body = enclave.sigstruct.body
     parameters = enclave_parameters(enclave.manifest, enclave.release)
-    measured = measure_manifest(enclave.text, enclave.manifest, enclave.pal, enclave.release)
+    measured = measure(enclave.text, enclave.pal, parameters)
     verdict.check(
         "mr_enclave recomputed from manifest and PAL",
         measured.mr_enclave == body.mr_enclave,
@@ -293,7 +302,7 @@ def _check_measurement(verdict: Verdict, enclave: Enclave) -> None:
             )
     verdict.check(
         "attribute masks",
-        bool(body.flags_mask & 2) and body.misc_mask == 0xFFFFFFFF,
+        bool(body.flags_mask & FLAG_DEBUG) and body.misc_mask == 0xFFFFFFFF,
         f"{SIGFILE}: the attribute mask lets the host start the enclave in debug mode",
     )
     check_before_signing(enclave.manifest, enclave.release, MANIFEST_SGX, "loads")
@@ -470,8 +479,7 @@ def _check_keys(verdict: Verdict, image: Image, rootfs: Rootfs) -> None:
         else:
             found.append(f"private key in {finding}")
     for what, data in (("config and history", image.config), ("manifest", image.manifest)):
-        # JSON writes line ends as \n; the search wants them as they were.
-        for finding in find_keys(data.replace(b"\\n", b"\n").replace(b"\\r", b"\r")):
+        for finding in find_keys(data):
             found.append(f"private key in the image's {what}: {finding}")
     for (layer, path), count in sorted(programs.items()):
         keys = "a private key" if count == 1 else f"{count} private keys"

@@ -37,9 +37,6 @@ from imagekit.spec.options import (
 )
 from imagekit.spec.sizes import epc_name, parse_epc
 
-DEFAULT_FILE = "imagekit.yaml"
-"""The project file's name when none is given."""
-
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(r"pass|secret|\bpin\b|token|credential", re.IGNORECASE)
 _T = TypeVar("_T")
