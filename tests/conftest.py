@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_parts import *  # noqa: F403 - fixtures
+from registry_parts import *  # noqa: F403 - fixtures
 
 GOLDEN = Path(__file__).parent / "golden"
 

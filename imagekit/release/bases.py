@@ -10,7 +10,7 @@ from imagekit.images.cache import Cache
 from imagekit.images.oci import Image
 from imagekit.images.open import open_image
 from imagekit.images.progress import NO_PROGRESS, Progress
-from imagekit.images.references import parse_reference
+from imagekit.images.references import Reference, parse_reference
 from imagekit.release.dates import source_date_epoch
 from imagekit.spec.base_values import BaseReference, BaseSpec
 from imagekit.spec.project import Project
@@ -105,7 +105,9 @@ def base_image(
     if isinstance(project.base, BaseReference):
         talk(f"base: {project.base.image}")
         reference = parse_reference(project.base.image)
-        return open_image(replace(reference, path=project.folder / reference.path), cache)
+        if isinstance(reference, Reference):
+            reference = replace(reference, path=project.folder / reference.path)
+        return open_image(reference, cache, progress=progress)
     made = assemble_base(project, cache, locked=locked, progress=progress)
     talk(f"base: assembled from {project.path.name}{', from the cache' if made.cached else ''}")
     if made.drift is not None:

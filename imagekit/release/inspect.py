@@ -120,8 +120,7 @@ def fresh_view(
     """
     image = open_image(reference, Cache())
     rootfs = Rootfs.from_image(image, None, progress, lenient=True)
-    tag = parse_reference(reference).tag
-    name = tag or image.labels.get("org.opencontainers.image.title")
+    name = parse_reference(reference).called or image.labels.get("org.opencontainers.image.title")
     return image, rootfs, name
 
 

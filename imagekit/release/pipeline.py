@@ -75,8 +75,12 @@ class Output:
             UsageError: not a reference.
             InputError: a transport that nothing can be written to yet, or with a tag.
         """
-        reference: Reference = parse_reference(text)
-        if reference.transport != "oci" or reference.tag is not None:
+        reference = parse_reference(text)
+        if (
+            not isinstance(reference, Reference)
+            or reference.transport != "oci"
+            or reference.tag is not None
+        ):
             raise InputError(
                 f"--output {text}: images are written to an OCI layout, named by their own tags",
                 "write oci:DIR; skopeo copy oci:DIR:TAG … makes other forms",
@@ -220,6 +224,6 @@ def write_image(image: Image, output: str, progress: Progress = NO_PROGRESS) -> 
         UsageError, InputError: not a reference, or the folder cannot be written to.
     """
     reference = parse_reference(output)
-    if reference.transport != "oci":
+    if not isinstance(reference, Reference) or reference.transport != "oci":
         raise InputError(f"--output {output}: only OCI layouts are written", "write oci:DIR[:TAG]")
     OciLayout.create(reference.path).put(image, reference.tag or "base", progress=progress)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imagekit.errors import EngineError, InputError, UsageError
+from imagekit.errors import InputError, UsageError
 from imagekit.images.cache import Cache, default_cache_folder
 from imagekit.images.compose import append, new_image, rfc3339
 from imagekit.images.layers import LayerFile, write_layer
@@ -27,7 +27,12 @@ from imagekit.images.oci import (
     read_image,
 )
 from imagekit.images.open import open_image
-from imagekit.images.references import parse_reference
+from imagekit.images.references import (
+    DaemonReference,
+    Reference,
+    RegistryReference,
+    parse_reference,
+)
 from imagekit.images.rootfs import Rootfs
 
 
@@ -265,17 +270,61 @@ def test_times_outside_the_calendar_are_refused() -> None:
             rfc3339(epoch)
 
 
-def test_references_are_parsed_and_registries_politely_declined() -> None:
+def test_references_are_parsed() -> None:
     reference = parse_reference("oci:some/dir:registry.example:5000/x:1")
+    assert isinstance(reference, Reference)
     assert (str(reference.path), reference.tag) == ("some/dir", "registry.example:5000/x:1")
     assert str(parse_reference("docker-archive:f.tar")) == "docker-archive:f.tar"
-    for text in ("docker://x/y:1", "docker-daemon:x:1"):
-        with pytest.raises(EngineError, match="yet") as caught:
-            parse_reference(text)
-        assert "skopeo copy" in caught.value.hint
-    for text in ("", "x", "oci:", "oci::tag", "foo:bar", "/path"):
+    for text in ("", "x", "oci:", "oci::tag", "foo:bar", "/path", "docker:x", "docker-daemon:"):
         with pytest.raises(UsageError):
             parse_reference(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "repository", "tag", "called"),
+    [
+        ("docker://debian", "docker.io", "library/debian", "latest", "debian:latest"),
+        ("docker://team/x:1", "docker.io", "team/x", "1", "x:1"),
+        ("docker://index.docker.io/debian:1", "docker.io", "library/debian", "1", "debian:1"),
+        ("docker://localhost/x:1", "localhost", "x", "1", "x:1"),
+        ("docker://[::1]:5000/a/b:1", "[::1]:5000", "a/b", "1", "b:1"),
+        (f"docker://r.example:5000/a@sha256:{'0' * 64}", "r.example:5000", "a", None, None),
+    ],
+)
+def test_names_in_registries(
+    text: str, host: str, repository: str, tag: str | None, called: str | None
+) -> None:
+    found = parse_reference(text)
+    assert isinstance(found, RegistryReference)
+    assert (found.host, found.repository, found.tag) == (host, repository, tag)
+    assert found.called == called
+    assert parse_reference(str(found)) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "docker://",
+        "docker://X/y",
+        "docker://a/b:",
+        "docker://a@sha512:" + "0" * 128,
+        "docker://r.example:99999/x",
+        "docker-daemon:x",
+        "docker-daemon:X:1",
+    ],
+)
+def test_names_no_registry_takes(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_reference(text)
+
+
+def test_names_in_engines() -> None:
+    found = parse_reference("docker-daemon:r.example:5000/team/x:1")
+    assert isinstance(found, DaemonReference)
+    assert (found.name, found.called) == ("r.example:5000/team/x:1", "x:1")
+    by_id = parse_reference(f"docker-daemon:sha256:{'a' * 64}")
+    assert by_id.called is None
+    assert str(by_id) == f"docker-daemon:sha256:{'a' * 64}"
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""Registries: pull and push over the OCI distribution API."""
