@@ -6,8 +6,6 @@ line prints ``error: …`` and ``hint: …``; library users catch :class:`Imagek
 may ever hold a secret.
 """
 
-from typing import ClassVar
-
 
 class ImagekitError(Exception):
     """Base of all errors with a message for people.
@@ -17,7 +15,7 @@ class ImagekitError(Exception):
         hint: one line that says what to do about it.
     """
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
     def __init__(self, problem: str, hint: str) -> None:
         super().__init__(problem)

@@ -1,55 +1,73 @@
 """``imagekit base``: the large shared part of the images."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from imagekit.cli.options import (
+    DEFAULT_PROJECT,
+    CaCert,
+    Engine,
+    Insecure,
+    Json,
+    Load,
+    Locked,
+    ProjectFile,
+    Push,
+    base_options,
+    registry_access,
+)
 from imagekit.cli.ui import ui
 
-app = typer.Typer(
-    help="The base image: assemble it, lock what it is made of.", no_args_is_help=True
-)
-
-ProjectFile = Annotated[Path, typer.Option("--file", "-f", help="The project file.")]
-Json = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
-DEFAULT_PROJECT = Path("imagekit.yaml")
+app = typer.Typer(help="The base image: make it, lock what it is made of.", no_args_is_help=True)
 
 
 @app.command("build")
 def build(
-    engine: Annotated[str, typer.Option(help="auto or assemble (no daemon needed).")] = "auto",
+    engine: Engine = "auto",
     output: Annotated[
         str | None, typer.Option(help="Also write it to an OCI layout, oci:DIR[:TAG].")
     ] = None,
-    locked: Annotated[
-        bool, typer.Option(help="Refuse other packages than those of the base lock.")
+    load: Load = False,
+    push: Push = None,
+    locked: Locked = False,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Ask the package archive again.")
     ] = False,
-    refresh: Annotated[bool, typer.Option(help="Ask the package archive again.")] = False,
+    insecure: Insecure = False,
+    cacert: CaCert = None,
     file: ProjectFile = DEFAULT_PROJECT,
     json: Json = False,
 ) -> None:
-    """Assemble the base image from the project file."""
-    from imagekit.errors import UsageError
+    """Make the base image from the project file, and bring it where it is wanted."""
     from imagekit.images.cache import Cache
     from imagekit.release.bases import assemble_base
+    from imagekit.release.delivery import Delivery, parse_push
     from imagekit.release.pipeline import write_image
     from imagekit.spec.project import load_project
 
-    if engine not in ("auto", "assemble"):
-        raise UsageError(f"--engine {engine} is not known", "take auto or assemble")
     project = load_project(file)
+    targets = [parse_push(text, 1) for text in push or []]
+    access = registry_access(insecure, cacert)
+    options = base_options(engine, locked, access, refresh)
     with ui.progress() as progress:
-        made = assemble_base(
-            project, Cache(project.cache), locked=locked, refresh=refresh, progress=progress
-        )
+        delivery = Delivery(targets, load=load, access=access, progress=progress)
+        made = assemble_base(project, Cache(project.cache), options, talk=ui.say, progress=progress)
         if output is not None:
             write_image(made.image, output, progress)
+        names = [project.base_name]
+        delivered = [
+            one
+            for place in range(delivery.places)
+            for one in delivery.deliver(made.image, names, place)
+        ]
     if made.drift is not None:
         ui.warn(f"{made.drift.problem}; {made.drift.hint}")
-    ui.say(f"engine assemble; {'taken from the cache' if made.cached else 'made'}")
+    for one in delivered:
+        ui.say(f"{one.reference}: {'there already' if one.already else f'{one.sent} bytes sent'}")
     if json:
-        ui.json({"digest": made.image.digest, "cached": made.cached, "engine": "assemble"})
+        facts = [one._asdict() for one in delivered]
+        ui.json({"digest": made.image.digest, "cached": made.cached, "delivered": facts})
     else:
         ui.result(made.image.digest)
 

@@ -5,24 +5,30 @@ from typing import Annotated
 
 import typer
 
-from imagekit.cli.base import Json
+from imagekit.cli.options import CaCert, Insecure, Json, registry_access
 from imagekit.cli.ui import ui
 
 ImageName = Annotated[
-    str, typer.Argument(help="oci:DIR[:TAG], oci-archive:FILE, docker-archive:FILE.")
+    str,
+    typer.Argument(
+        help="docker://HOST/NAME:TAG, docker-daemon:NAME:TAG, oci:DIR:TAG, … (see docs)."
+    ),
 ]
 
 
 def inspect(
     target: Annotated[str, typer.Argument(help="Image reference, or a SIGSTRUCT file (.sig).")],
+    insecure: Insecure = False,
+    cacert: CaCert = None,
     json: Json = False,
 ) -> None:
     """Show what an image or a SIGSTRUCT says about itself; nothing is checked against content."""
     from imagekit.release.inspect import as_lines, inspect_file, inspect_image
 
+    access = registry_access(insecure, cacert)
     is_file = ":" not in target
     with ui.progress() as progress:
-        facts = inspect_file(Path(target)) if is_file else inspect_image(target, progress)
+        facts = inspect_file(Path(target)) if is_file else inspect_image(target, access, progress)
     if json:
         ui.json(facts)
     else:
@@ -36,6 +42,8 @@ def measure(
     gramine_version: Annotated[
         str | None, typer.Option(help="Whose rules; found out from the manifest if not given.")
     ] = None,
+    insecure: Insecure = False,
+    cacert: CaCert = None,
     json: Json = False,
 ) -> None:
     """Compute mr_enclave from content alone: manifest and PAL."""
@@ -46,11 +54,12 @@ def measure(
         raise UsageError(
             "what is to be measured?", "give an image, or --manifest together with --libpal"
         )
+    access = registry_access(insecure, cacert)
     with ui.progress() as progress:
         if manifest is not None and libpal is not None:
             measured = measure_files(manifest, libpal, gramine_version, progress)
         else:
-            measured = measure_image(str(image), gramine_version, progress)
+            measured = measure_image(str(image), gramine_version, access, progress)
     mr_enclave = measured.mr_enclave.hex()
     if json:
         ui.json({"mr_enclave": mr_enclave, "hashed_bytes": measured.hashed_bytes})
@@ -68,6 +77,8 @@ def verify(
     ] = None,
     allow_standin: Annotated[bool, typer.Option(help="Accept the stand-in Gramine.")] = False,
     allow_debug: Annotated[bool, typer.Option(help="Accept a debuggable enclave.")] = False,
+    insecure: Insecure = False,
+    cacert: CaCert = None,
     json: Json = False,
 ) -> None:
     """Check an image from its own content: signature, measurement, every trusted file, no key."""
@@ -77,8 +88,9 @@ def verify(
 
     wanted_enclave = measurement_option(mr_enclave, "--mr-enclave")
     wanted_signer = measurement_option(mr_signer, "--mr-signer")
+    access = registry_access(insecure, cacert)
     with ui.progress() as progress:
-        opened, rootfs, own_name = fresh_view(image, progress)
+        opened, rootfs, own_name = fresh_view(image, access, progress)
         expected = Expected(
             name or own_name, wanted_enclave, wanted_signer, lock, allow_standin, allow_debug
         )

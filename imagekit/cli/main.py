@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from imagekit import __version__
-from imagekit.cli import base, build, image, key, project, tool
+from imagekit.cli import base, build, image, key, project, render, tool
 from imagekit.cli.ui import ui
 from imagekit.errors import ImagekitError
 
@@ -25,7 +25,7 @@ app = typer.Typer(
 
 app.command()(project.init)
 app.command()(project.plan)
-app.command()(build.render)
+app.command()(render.render)
 app.add_typer(base.app, name="base")
 app.command()(build.build)
 app.add_typer(key.app, name="key")

@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imagekit.cli.base import DEFAULT_PROJECT, ProjectFile
+from imagekit.cli.options import DEFAULT_PROJECT, ProjectFile
 from imagekit.cli.ui import ui
 
 if TYPE_CHECKING:
     from imagekit.spec.matrix import Cell
     from imagekit.spec.project import Project
 
-FORMATS = ("table", "json")
+FORMATS = ("table", "json", "bake", "github", "gitlab")
 """How ``plan`` can answer."""
+DEFAULT_CONTEXT = Path("rendered")
+"""Where a bake file looks for what ``imagekit render`` wrote."""
 
 
 def init(
@@ -53,30 +55,47 @@ def plan(
         str | None, typer.Option(help=f"One of {', '.join(FORMATS)}; default table.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    context: Annotated[
+        Path | None,
+        typer.Option(help="For --format bake: the folder of imagekit render -o; default rendered."),
+    ] = None,
     file: ProjectFile = DEFAULT_PROJECT,
 ) -> None:
-    """Show the images that a project makes."""
+    """Show the images that a project makes, also as a bake file or a matrix of a CI service."""
     from imagekit.spec.matrix import select as choose
     from imagekit.spec.project import load_project
 
-    as_json = _format(format, json) == "json"
+    wanted = _format(format, json, context)
     project = load_project(file)
     cells = choose(project.cells, select or [], project.image)
-    if as_json:
+    if wanted == "json":
         ui.json({"cells": [_row(project, cell) for cell in cells]})
-        return
-    ui.result(_table(project, cells))
-    _remarks(project, cells)
+    elif wanted == "table":
+        ui.result(_table(project, cells))
+        _remarks(project, cells)
+    else:
+        ui.result(_document(wanted, project, cells, context or DEFAULT_CONTEXT))
 
 
-def _format(name: str | None, json: bool) -> str:
+def _format(name: str | None, json: bool, context: Path | None) -> str:
     from imagekit.errors import UsageError
 
     if name is not None and name not in FORMATS:
         raise UsageError(f'--format "{name}" is not known', f"choose one of {', '.join(FORMATS)}")
     if json and name not in (None, "json"):
         raise UsageError(f"--json and --format {name} contradict each other", "give one of them")
+    if context is not None and name != "bake":
+        raise UsageError("--context is for bake files alone", "add --format bake, or leave it out")
     return "json" if json else name or "table"
+
+
+def _document(wanted: str, project: "Project", cells: "tuple[Cell, ...]", context: Path) -> str:
+    """The cells for another tool; what makes them is loaded only here."""
+    from imagekit.release import plans
+
+    if wanted == "bake":
+        return plans.bake(project, cells, context)
+    return plans.github(project, cells) if wanted == "github" else plans.gitlab(project, cells)
 
 
 def _row(project: "Project", cell: "Cell") -> dict[str, Any]:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagekit.cli.ui import ui
-from imagekit.errors import InputError, SigningError
+from imagekit.errors import InputError, SigningError, UsageError
 
 if TYPE_CHECKING:
     from imagekit.signing.keyfile import FileSigner
+    from imagekit.spec.project import Project
 
 VARIABLE = "IMAGEKIT_KEY_PASSPHRASE"
 
@@ -80,3 +81,21 @@ def open_signer(
     if warning := permission_warning(key):
         ui.warn(warning)
     return signer
+
+
+def open_project_signer(
+    project: "Project", key: Path | None, passphrase_file: Path | None
+) -> "FileSigner":
+    """Open the signer that the command line names, or else the project.
+
+    Raises:
+        UsageError: neither names one.
+        InputError, SigningError: as :func:`open_signer`.
+    """
+    chosen = key or project.signing.key
+    if chosen is None:
+        raise UsageError(
+            f"no signing key: neither --key nor signing.key in {project.path}",
+            "make one with: imagekit key generate",
+        )
+    return open_signer(chosen, passphrase_file)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 from imagekit.errors import UsageError
 from imagekit.images.bases.assemble import Assembled, assemble, lock_base
@@ -10,13 +11,34 @@ from imagekit.images.cache import Cache
 from imagekit.images.oci import Image
 from imagekit.images.open import open_image
 from imagekit.images.progress import NO_PROGRESS, Progress
-from imagekit.images.references import Reference, parse_reference
+from imagekit.images.references import Reference, RegistryReference, parse_reference
+from imagekit.images.registry.access import RegistryAccess
 from imagekit.release.dates import source_date_epoch
 from imagekit.spec.base_values import BaseReference, BaseSpec
 from imagekit.spec.project import Project
 
 Talk = Callable[[str], None]
 """Takes a remark for people."""
+
+
+ENGINES = ("auto", "docker", "assemble")
+"""Who may make a base."""
+
+
+class BaseOptions(NamedTuple):
+    """How a base is made or reached.
+
+    Attributes:
+        engine: one of ``auto``, ``docker``, ``assemble``.
+        locked: refuse other packages than those in the base lock.
+        refresh: ask the package archive again even if the distribution is in the cache.
+        access: how registries are reached.
+    """
+
+    engine: str = "auto"
+    locked: bool = False
+    refresh: bool = False
+    access: RegistryAccess = RegistryAccess()
 
 
 def base_spec(project: Project) -> BaseSpec:
@@ -36,24 +58,24 @@ def base_spec(project: Project) -> BaseSpec:
 def assemble_base(
     project: Project,
     cache: Cache,
+    options: BaseOptions,
     *,
-    locked: bool = False,
-    refresh: bool = False,
+    talk: Talk,
     progress: Progress = NO_PROGRESS,
 ) -> Assembled:
-    """Assemble the project's base, or take it from the cache.
+    """Make the project's base, or take it from the cache.
 
     Args:
         project: whose base is a BaseSpec.
         cache: what is kept between runs.
-        locked: refuse other packages than those in the base lock.
-        refresh: ask the archive again even if the distribution is in the cache.
+        options: how it is made.
+        talk: told what was chosen.
         progress: told how far it is.
 
     Raises:
-        UsageError: its base is an image that exists already.
+        UsageError: its base is an image that exists already, or the engine is not known.
         InputError: a hash or file is missing or wrong.
-        EngineError: mmdebstrap, pip or the network failed.
+        EngineError: the engine, mmdebstrap, pip or the network failed.
     """
     spec = base_spec(project)
     return assemble(
@@ -63,8 +85,8 @@ def assemble_base(
         base_epoch(spec),
         load_lock(project.folder / LOCK_NAME),
         progress,
-        locked_only=locked,
-        refresh=refresh,
+        locked_only=options.locked,
+        refresh=options.refresh,
     )
 
 
@@ -92,8 +114,8 @@ def write_base_lock(project: Project, cache: Cache, progress: Progress = NO_PROG
 def base_image(
     project: Project,
     cache: Cache,
+    options: BaseOptions,
     *,
-    locked: bool,
     talk: Talk,
     progress: Progress = NO_PROGRESS,
 ) -> Image:
@@ -107,9 +129,18 @@ def base_image(
         reference = parse_reference(project.base.image)
         if isinstance(reference, Reference):
             reference = replace(reference, path=project.folder / reference.path)
-        return open_image(reference, cache, progress=progress)
-    made = assemble_base(project, cache, locked=locked, progress=progress)
+        return open_image(reference, cache, options.access, progress)
+    made = assemble_base(project, cache, options, talk=talk, progress=progress)
     talk(f"base: assembled from {project.path.name}{', from the cache' if made.cached else ''}")
     if made.drift is not None:
         talk(f"{made.drift.problem}; {made.drift.hint}")
     return made.image
+
+
+def base_registry(project: Project) -> RegistryReference | None:
+    """Give where in a registry the project's base is, or None."""
+    if isinstance(project.base, BaseReference):
+        reference = parse_reference(project.base.image)
+        if isinstance(reference, RegistryReference):
+            return reference
+    return None

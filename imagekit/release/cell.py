@@ -1,11 +1,12 @@
 """One cell's image: measured, signed, appended to the base as one layer with labels."""
 
+import hashlib
 from dataclasses import replace
 
 from imagekit.errors import UsageError
 from imagekit.images.compose import append
 from imagekit.images.layers import LayerFile, write_layer
-from imagekit.images.oci import Image
+from imagekit.images.oci import Image, compact_json
 from imagekit.images.progress import NO_PROGRESS, Progress
 from imagekit.images.store import BlobStore
 from imagekit.release.configuration import Rendered
@@ -22,6 +23,9 @@ MANIFEST = "/ppml/bash.manifest"
 MANIFEST_SGX = "/ppml/bash.manifest.sgx"
 SIGFILE = "/ppml/bash.sig"
 LABEL = "io.imagekit."
+
+RULES = 1
+"""Version of the rules by which a cell's image is put together; part of :func:`cell_inputs`."""
 
 
 def sign_cell(
@@ -41,7 +45,9 @@ def sign_cell(
     )
 
 
-def cell_labels(base: Base, project: Project, cell: Cell, signed: SignedEnclave) -> dict[str, str]:
+def cell_labels(
+    base: Base, project: Project, cell: Cell, mr_enclave: str, mr_signer: str
+) -> dict[str, str]:
     """Give the labels of a cell's image."""
     return {
         "org.opencontainers.image.title": project.name(cell),
@@ -53,8 +59,8 @@ def cell_labels(base: Base, project: Project, cell: Cell, signed: SignedEnclave)
         f"{LABEL}log": cell.log,
         f"{LABEL}attestation": cell.attestation,
         f"{LABEL}gramine": base.release.name,
-        f"{LABEL}mr_enclave": signed.mr_enclave,
-        f"{LABEL}mr_signer": signed.mr_signer,
+        f"{LABEL}mr_enclave": mr_enclave,
+        f"{LABEL}mr_signer": mr_signer,
         f"{LABEL}standin": str(base.standin).lower(),
     }
 
@@ -67,6 +73,46 @@ def layer_files(rendered: Rendered, signed: SignedEnclave) -> tuple[LayerFile, .
         LayerFile(MANIFEST_SGX, rendered.sgx),
         LayerFile(SIGFILE, signed.sigstruct.to_bytes()),
     )
+
+
+def cell_inputs(
+    base: Base, project: Project, rendered: Rendered, modulus: int, date: str, epoch: int
+) -> str:
+    """Give the hash of everything that a cell's image is made from.
+
+    Args:
+        base: the base.
+        project: the project.
+        rendered: the cell's configuration.
+        modulus: of the signing key.
+        date: of the SIGSTRUCT.
+        epoch: seconds since 1970 that the layer bears.
+
+    Returns:
+        64 lower-case hex digits. Signing and measuring are deterministic, so that the same inputs
+        give the same image.
+    """
+    inputs = {
+        "base": base.image.digest,
+        "date": date,
+        "epoch": epoch,
+        "files": [
+            [file.path, file.mode, hashlib.sha256(generated(file)).hexdigest()]
+            for file in rendered.files
+        ],
+        "labels": cell_labels(base, project, rendered.cell, "", ""),
+        "manifest": hashlib.sha256(rendered.text).hexdigest(),
+        "manifest_sgx": hashlib.sha256(rendered.sgx).hexdigest(),
+        "modulus": f"{modulus:x}",
+        "rules": RULES,
+    }
+    return hashlib.sha256(compact_json(inputs)).hexdigest()
+
+
+def generated(file: LayerFile) -> bytes:
+    """Give the content of a generated file, which is always in memory."""
+    assert isinstance(file.data, bytes)
+    return file.data
 
 
 def compose_cell(
@@ -97,7 +143,7 @@ def compose_cell(
         store,
         created=epoch,
         history=f"imagekit build {rendered.cell.id}",
-        labels=cell_labels(base, project, rendered.cell, signed),
+        labels=cell_labels(base, project, rendered.cell, signed.mr_enclave, signed.mr_signer),
         entrypoint=[ENTRYPOINT],
         command=[],
     )

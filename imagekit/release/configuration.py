@@ -6,6 +6,7 @@ files) is made once by a :class:`Renderer`; a cell then costs the rendering of i
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 from imagekit.enclave.findings import Finding
@@ -229,7 +230,7 @@ def _check_project(base: Base, project: Project) -> None:
 
 
 class Renderer:
-    """Renders the cells of one project on one base.
+    """Renders the cells of one project on one base; several threads may ask for cells.
 
     Raises:
         UsageError: the project file lacks something that the profile needs.
@@ -244,6 +245,8 @@ class Renderer:
         self._template, self._name = _template(base, project)
         self._tree = ImageTree(base.rootfs.with_files(self._files))
         self._expansions: Expansions = {}
+        # Rendering holds Python's own lock all the time: two at once would only do work twice.
+        self._turn = Lock()
 
     def render(self, cell: Cell) -> Rendered:
         """Render, complete and check a cell's configuration.
@@ -258,6 +261,10 @@ class Renderer:
                 f"{cell.id}: libos {cell.libos} cannot be built by this version",
                 "take libos gramine",
             )
+        with self._turn:
+            return self._render(cell)
+
+    def _render(self, cell: Cell) -> Rendered:
         base, release = self._base, self._base.release
         text = render_text(
             self._template,

@@ -15,6 +15,7 @@ from imagekit.images.oci import Image
 from imagekit.images.open import open_image
 from imagekit.images.progress import NO_PROGRESS, Progress
 from imagekit.images.references import parse_reference
+from imagekit.images.registry.access import RegistryAccess
 from imagekit.images.rootfs import Rootfs
 from imagekit.release.cell import SIGFILE
 from imagekit.release.gramine_tools import read_input, read_pal, read_text
@@ -68,7 +69,9 @@ def inspect_file(path: Path) -> dict[str, Any]:
     return {"file": str(path), "sigstruct": describe_sigstruct(parse_sigstruct(data, str(path)))}
 
 
-def inspect_image(reference: str, progress: Progress = NO_PROGRESS) -> dict[str, Any]:
+def inspect_image(
+    reference: str, access: RegistryAccess, progress: Progress = NO_PROGRESS
+) -> dict[str, Any]:
     """Describe an image: labels, entry point, layers, and its SIGSTRUCT if it has one.
 
     Raises:
@@ -76,7 +79,7 @@ def inspect_image(reference: str, progress: Progress = NO_PROGRESS) -> dict[str,
         CheckError: its SIGSTRUCT is not intact.
     """
     cache = Cache()
-    image = open_image(reference, cache)
+    image = open_image(reference, cache, access, progress)
     rootfs = Rootfs.from_image(image, cache, progress)
     facts: dict[str, Any] = {
         "image": reference,
@@ -108,7 +111,7 @@ def as_lines(facts: Mapping[str, Any], indent: str = "") -> list[str]:
 
 
 def fresh_view(
-    reference: str, progress: Progress = NO_PROGRESS
+    reference: str, access: RegistryAccess, progress: Progress = NO_PROGRESS
 ) -> tuple[Image, Rootfs, str | None]:
     """Open an image for verification: every blob is hashed again, nothing is taken from the cache.
 
@@ -118,7 +121,7 @@ def fresh_view(
     Raises:
         InputError: it cannot be read at all. Damaged layers are in the view's ``problems``.
     """
-    image = open_image(reference, Cache())
+    image = open_image(reference, Cache(), access, progress)
     rootfs = Rootfs.from_image(image, None, progress, lenient=True)
     name = parse_reference(reference).called or image.labels.get("org.opencontainers.image.title")
     return image, rootfs, name
@@ -141,7 +144,10 @@ def measure_files(
 
 
 def measure_image(
-    reference: str, version: str | None, progress: Progress = NO_PROGRESS
+    reference: str,
+    version: str | None,
+    access: RegistryAccess,
+    progress: Progress = NO_PROGRESS,
 ) -> Measurement:
     """Measure an image's manifest with its own PAL; labels, signature and lock are not looked at.
 
@@ -150,7 +156,7 @@ def measure_image(
         SigningError: the manifest describes no enclave.
     """
     cache = Cache()
-    image = open_image(reference, cache)
+    image = open_image(reference, cache, access, progress)
     rootfs = Rootfs.from_image(image, cache, progress)
     text, manifest = read_manifest(rootfs)
     _, pal = read_named_pal(rootfs, manifest)

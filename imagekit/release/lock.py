@@ -36,6 +36,8 @@ class LockEntry:
         manifest_sha256: of ``bash.manifest.sgx``.
         libpal_sha256: of Gramine's PAL.
         standin: whether Gramine is the stand-in.
+        inputs: hash of everything the image was made from; a build with the same inputs need not be
+            done again. Empty in files of versions that did not record it.
     """
 
     digest: str
@@ -57,10 +59,13 @@ class LockEntry:
     manifest_sha256: str
     libpal_sha256: str
     standin: bool
+    inputs: str = ""
 
 
 def _entry(raw: object, where: str) -> LockEntry:
     names = {field.name: field.type for field in fields(LockEntry)}
+    if isinstance(raw, dict):
+        raw = {"inputs": "", **raw}
     if not isinstance(raw, dict) or set(raw) != set(names):
         raise InputError(f"{where}: not an entry of schema {SCHEMA}", "build the image again")
     for name, kind in names.items():

@@ -79,6 +79,11 @@ def default_reference(stem: str, libos: str) -> str:
     return f"{check_stem(stem)}-{libos}-reference:{DEFAULT_TAG}"
 
 
+def base_reference(stem: str, libos: str, tag: str) -> str:
+    """Return the name of a project's own base image: ``<stem>-<libos>-base:<tag>``."""
+    return f"{check_stem(stem)}-{libos}-base:{check_tag(tag)}"
+
+
 def parse_image_name(name: str, default: Cell | None = None) -> tuple[str, Cell, str | None]:
     """Return stem, cell and tag of an image that imagekit or BigDL named.
 

@@ -27,7 +27,14 @@ from imagekit.spec.matrix import (
     default_of,
     expand,
 )
-from imagekit.spec.names import check_stem, check_tag, image_name, image_reference, parse_image_name
+from imagekit.spec.names import (
+    base_reference,
+    check_stem,
+    check_tag,
+    image_name,
+    image_reference,
+    parse_image_name,
+)
 from imagekit.spec.options import (
     EnclaveOptions,
     GramineOptions,
@@ -91,6 +98,11 @@ class Project:
     def reference(self, cell: Cell) -> str:
         """Return ``<name>:<tag>`` of a cell's image."""
         return image_reference(self.image, cell, self.tag)
+
+    @property
+    def base_name(self) -> str:
+        """``<name>:<tag>`` of the base that the project itself describes."""
+        return base_reference(self.image, self.libos, self.tag)
 
 
 def load_project(path: Path) -> Project:

@@ -1,0 +1,66 @@
+"""``imagekit render``: every generated file, for people to read and for other builders."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imagekit.cli.options import (
+    DEFAULT_PROJECT,
+    All,
+    CaCert,
+    Define,
+    Engine,
+    Epc,
+    Insecure,
+    Json,
+    Libos,
+    Locked,
+    Log,
+    NoAttest,
+    Profile,
+    ProjectFile,
+    Select,
+    Template,
+    base_options,
+    choose_cells,
+    open_project,
+    registry_access,
+)
+from imagekit.cli.ui import ui
+
+
+def render(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
+    epc: Epc = None,
+    log: Log = None,
+    no_attest: NoAttest = False,
+    libos: Libos = None,
+    select: Select = None,
+    all_cells: All = False,
+    profile: Profile = None,
+    manifest_template: Template = None,
+    define: Define = None,
+    engine: Engine = "auto",
+    locked: Locked = False,
+    insecure: Insecure = False,
+    cacert: CaCert = None,
+    file: ProjectFile = DEFAULT_PROJECT,
+    json: Json = False,
+) -> None:
+    """Write every generated file of the cells, unsigned, and nothing else; all cells by default."""
+    from imagekit.images.cache import Cache
+    from imagekit.release.pipeline import open_base
+    from imagekit.release.rendering import write_rendered
+
+    project = open_project(file, profile, manifest_template, define)
+    every = all_cells or not (select or no_attest or epc is not None or log is not None)
+    cells = choose_cells(project, epc, log, no_attest, libos, select, every)
+    options = base_options(engine, locked, registry_access(insecure, cacert))
+    with ui.progress() as progress:
+        base = open_base(project, Cache(project.cache), options, talk=ui.say, progress=progress)
+        written = write_rendered(base, project, cells, output)
+    if json:
+        ui.json({"files": [str(path) for path in written]})
+    else:
+        ui.result("\n".join(str(path) for path in written))

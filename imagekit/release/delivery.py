@@ -1,0 +1,169 @@
+"""Where finished images go besides the output layout: registries and a container engine."""
+
+from collections.abc import Sequence
+from threading import Lock
+from typing import NamedTuple
+
+from imagekit.errors import UsageError
+from imagekit.images.oci import Image
+from imagekit.images.progress import NO_PROGRESS, Progress
+from imagekit.images.references import (
+    RegistryReference,
+    parse_registry_reference,
+    split_registry,
+)
+from imagekit.images.registry.access import RegistryAccess
+from imagekit.spec.names import check_stem
+
+_TRANSPORT = "docker://"
+
+
+class Delivered(NamedTuple):
+    """An image that arrived somewhere.
+
+    Attributes:
+        reference: with its transport, ``docker://…`` or ``docker-daemon:…``.
+        digest: of the manifest that was read back from a registry; the image's id in an engine.
+        sent: bytes sent.
+        mounted: bytes taken over from another repository of the same registry.
+        present: bytes that were there already.
+        already: whether the name stood for this image before.
+    """
+
+    reference: str
+    digest: str
+    sent: int
+    mounted: int
+    present: int
+    already: bool
+
+
+class PushTarget(NamedTuple):
+    """What ``--push`` says.
+
+    Attributes:
+        host: the registry.
+        path: what stands between registry and name, without outer slashes; may be empty.
+        exact: the one reference to push to, or None for names of the images' own.
+    """
+
+    host: str
+    path: str
+    exact: RegistryReference | None = None
+
+    def reference(self, own: str) -> RegistryReference:
+        """Give where an image goes.
+
+        Args:
+            own: the image's own reference, ``[registry/][path/]name:tag``.
+        """
+        if self.exact is not None:
+            return self.exact
+        name, _, tag = own.rpartition("/")[2].rpartition(":")
+        repository = f"{self.path}/{name}" if self.path else name
+        return RegistryReference(self.host, repository, tag)
+
+
+def parse_push(text: str, images: int) -> PushTarget:
+    """Read ``--push``: ``HOST[/PATH]`` for all images, ``HOST/PATH/NAME:TAG`` for a single one.
+
+    Args:
+        text: the option's value, with or without ``docker://``.
+        images: how many images are built.
+
+    Raises:
+        UsageError: neither, or one name for several images.
+    """
+    rest = text.removeprefix(_TRANSPORT).rstrip("/")
+    hint = "write HOST/PATH for the images' own names, or HOST/PATH/NAME:TAG for a single image"
+    host, slash, path = rest.partition("/")
+    if not ("." in host or ":" in host or host == "localhost"):
+        raise UsageError(f"--push {text}: no registry is named", hint)
+    if "@" in rest:
+        raise UsageError(f"--push {text}: a digest is nothing to push to", hint)
+    if slash and ":" in path:
+        if images != 1:
+            raise UsageError(f"--push {text}: one name for {images} images", hint)
+        exact = parse_registry_reference(rest)
+        return PushTarget(exact.host, exact.repository, exact)
+    # A name stands in for that of the image, since a registry alone is no image name.
+    check_stem(f"{rest}/name", f"--push {text}:")
+    return PushTarget(split_registry(f"{host}/x/x")[0], path)
+
+
+class Delivery:
+    """Brings images to registries and an engine; may be used from several threads.
+
+    Args:
+        targets: what ``--push`` says, in that order.
+        load: whether images go to the engine, too.
+        access: how registries are reached.
+        base: where the base came from, if it came from a registry: its layers need not be sent to
+            that registry again.
+        progress: told the bytes.
+
+    Raises:
+        EngineError: no engine to load images into.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[PushTarget],
+        *,
+        load: bool,
+        access: RegistryAccess,
+        base: RegistryReference | None = None,
+        progress: Progress = NO_PROGRESS,
+    ) -> None:
+        self._targets, self._progress = tuple(targets), progress
+        self._daemon, self._pusher = None, None
+        self._loading = Lock()
+        if load:
+            from imagekit.images.daemon.connect import connect
+
+            self._daemon = connect()
+        if targets:
+            from imagekit.images.registry.push import Pusher
+
+            self._pusher = Pusher(access, progress, known=(base,) if base else ())
+
+    @property
+    def places(self) -> int:
+        """How many places an image goes to."""
+        return len(self._targets) + (self._daemon is not None)
+
+    def deliver(self, image: Image, references: Sequence[str], target: int) -> list[Delivered]:
+        """Bring an image to one place under each of its names.
+
+        Args:
+            image: the image.
+            references: its own names, the most telling one first.
+            target: the number of the place, from 0.
+
+        Raises:
+            EngineError, CheckError: it did not arrive.
+        """
+        if target == len(self._targets):
+            return self._load(image, references)
+        assert self._pusher is not None
+        where = self._targets[target]
+        wanted = dict.fromkeys(where.reference(own) for own in references)
+        return [Delivered(*self._pusher.push(image, reference)) for reference in wanted]
+
+    def _load(self, image: Image, references: Sequence[str]) -> list[Delivered]:
+        from imagekit.images.daemon.load import load_image
+
+        assert self._daemon is not None
+        with self._loading:  # the base's layers go in with the first image, the others find them
+            loaded = load_image(self._daemon, image, references, self._progress)
+        return [
+            Delivered(
+                f"docker-daemon:{name}",
+                loaded.image_id,
+                loaded.sent if name == references[0] else 0,
+                0,
+                loaded.present,
+                loaded.already,
+            )
+            for name in references
+        ]
