@@ -125,7 +125,7 @@ def test_plan_reads_another_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"format": "bake"}, '--format "bake" is not known'),
+        ({"format": "yaml"}, '--format "yaml" is not known'),
         ({"format": "table", "json": True}, "contradict each other"),
         ({"select": ["*-32g-*"]}, "matches no cell"),
         ({"file": Path("absent.yaml")}, "absent.yaml: no such file"),
