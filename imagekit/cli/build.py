@@ -37,6 +37,9 @@ from imagekit.cli.ui import ui
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from imagekit.images.progress import Progress
+    from imagekit.release.crosscheck import CrossCheck
+    from imagekit.release.discover import Base
     from imagekit.release.matrix import Outcome
 
 
@@ -56,6 +59,10 @@ def build(
         Path | None, typer.Option(help="Write what came out to this file, as JSON.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Cells at once; 0 for one per processor.")] = 0,
+    cross_check: Annotated[
+        bool,
+        typer.Option("--cross-check", help="The base's own tools must measure the same."),
+    ] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Also what is there already.")] = False,
     date: Date = None,
     profile: Profile = None,
@@ -110,6 +117,12 @@ def build(
     else:
         _print(outcomes, target.folder)
     _end(outcomes)
+
+
+def _cross_check(base: "Base", progress: "Progress") -> "CrossCheck":
+    from imagekit.release.crosscheck import CrossCheck
+
+    return CrossCheck(base, progress)
 
 
 def shout(standin: bool) -> None:

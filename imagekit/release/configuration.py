@@ -82,6 +82,7 @@ class Rendered:
 
     Attributes:
         cell: which.
+        source: the rendered template, before anything was completed.
         text: bytes of ``bash.manifest``.
         sgx: bytes of ``bash.manifest.sgx``.
         manifest: the latter, parsed.
@@ -90,6 +91,7 @@ class Rendered:
     """
 
     cell: Cell
+    source: bytes
     text: bytes
     sgx: bytes
     manifest: Mapping[str, Any]
@@ -281,7 +283,7 @@ class Renderer:
             raise type(error)(f"{self._name}: {problem}", error.hint) from None
         warnings = check_before_signing(manifest, release, f"{cell.id}: {self._name}")
         _check_agrees(manifest, self._project, cell, release.threads_key, self._name)
-        return Rendered(cell, early, sgx, manifest, self._files, warnings)
+        return Rendered(cell, text.encode(), early, sgx, manifest, self._files, warnings)
 
     def _complete(self, text: str, *, expand: bool) -> tuple[dict[str, Any], bytes]:
         return complete_manifest(
