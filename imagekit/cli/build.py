@@ -135,15 +135,17 @@ def shout(standin: bool) -> None:
             ui.warn(line)
 
 
-def _tell(outcome: "Outcome") -> None:
+def _tell(outcome: "Outcome", many: bool) -> None:
     """Say what became of a cell, as soon as it is known."""
     built = outcome.built
-    if built is not None:
+    if built is None:
+        return
+    if many or not built.fresh:
         state = "built" if built.fresh else "there already, nothing to do"
-        ui.say(f"{outcome.cell.id}: {state}: {built.image.digest}")
-        for one in built.delivered:
-            sent = "there already" if one.already else f"{one.sent} bytes sent"
-            ui.say(f"{outcome.cell.id}: {one.reference}: {sent}")
+        ui.say(f"{outcome.cell.id}: {state}")
+    for one in built.delivered:
+        sent = "there already" if one.already else f"{one.sent} bytes sent"
+        ui.say(f"{outcome.cell.id}: {one.reference}: {sent}")
 
 
 def _print(outcomes: "Sequence[Outcome]", folder: Path) -> None:
