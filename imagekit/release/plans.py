@@ -25,13 +25,12 @@ CELLS = "cells"
 STEM_VARIABLE = "IMAGEKIT_IMAGE"
 """Variable of a bake file: the stem of the image names, to build for another registry."""
 PLATFORM = "linux/amd64"
+GITLAB_ENVIRONMENT = "release"
+"""Environment of the jobs in a GitLab pipeline: a key with this scope reaches no other job."""
+GITLAB_VARIABLES = {"--key": "IMAGEKIT_KEY", "--push": "IMAGEKIT_PUSH"}
+"""Options of these jobs that variables of the pipeline give."""
 GITHUB_LIMIT = 256
 """Jobs in one matrix (GitHub's documentation, "Running variations of jobs in a workflow")."""
-
-
-def base_reference(project: Project) -> str:
-    """Give the name of a project's base where it is an image of its own."""
-    return f"{project.image}-{project.libos}-base:{project.tag}"
 
 
 def references(project: Project, cell: Cell) -> list[str]:
@@ -60,7 +59,7 @@ def bake(project: Project, cells: Sequence[Cell], context: Path) -> str:
     has_base = isinstance(project.base, BaseSpec)
     targets = {}
     if has_base:
-        targets[BASE] = _target(project, context / BASE, [base_reference(project)])
+        targets[BASE] = _target(project, context / BASE, [project.base_name])
     for cell in cells:
         targets[cell.id] = _target(project, context / cell.id, references(project, cell))
     document = {
@@ -135,6 +134,7 @@ def gitlab(project: Project, cells: Sequence[Cell]) -> str:
     jobs = {
         cell.id: {
             "stage": "build",
+            "environment": {"name": GITLAB_ENVIRONMENT, "action": "access"},
             "script": [_gitlab_command(project, cell)],
             # also of a job that failed: the file says which cell, and why
             "artifacts": {"when": "always", "paths": [_metadata(cell)]},
@@ -155,7 +155,3 @@ def _gitlab_command(project: Project, cell: Cell) -> str:
     # A variable that is not set leaves its option out: the key is then the project file's.
     optional = (f'${{{name}:+{option} "${name}"}}' for option, name in GITLAB_VARIABLES.items())
     return " ".join([*(shlex.quote(word) for word in words), *optional])
-
-
-GITLAB_VARIABLES = {"--key": "IMAGEKIT_KEY", "--push": "IMAGEKIT_PUSH"}
-"""Options of a cell's job in a GitLab pipeline that variables of the pipeline give."""

@@ -188,7 +188,8 @@ def test_a_gitlab_pipeline_has_a_job_for_every_cell(project, imagekit):
         assert not name.startswith(".")
         assert name not in GITLAB_WORDS.split()
         assert len(name) <= 255
-        assert set(job) == {"stage", "script", "artifacts"}
+        assert set(job) == {"stage", "environment", "script", "artifacts"}
+        assert job["environment"] == {"name": "release", "action": "access"}
         assert job["stage"] in ("build", "test", "deploy")  # the stages that nobody has to name
         assert all(isinstance(line, str) for line in job["script"])
         assert f"--select {name} " in job["script"][0]
