@@ -1,5 +1,6 @@
 """``imagekit build``: the cells of a project, measured, signed, brought where they go."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,17 +100,25 @@ def build(
         )
         base = open_base(project, Cache(project.cache), options, talk=ui.say, progress=progress)
         shout(base.standin)
-        builder = CellBuilder(
-            base,
-            project,
-            signer,
-            target,
-            date=date,
-            talk=ui.warn,
-            rebuild=rebuild,
-            progress=progress,
-        )
-        outcomes = build_matrix(builder, cells, delivery, jobs=jobs or default_jobs(), done=_tell)
+        with _cross_check(base, progress) if cross_check else nullcontext() as check:
+            builder = CellBuilder(
+                base,
+                project,
+                signer,
+                target,
+                date=date,
+                talk=ui.warn,
+                check=check,
+                rebuild=rebuild,
+                progress=progress,
+            )
+            outcomes = build_matrix(
+                builder,
+                cells,
+                delivery,
+                jobs=jobs or default_jobs(),
+                done=lambda outcome: _tell(outcome, many=len(cells) > 1),
+            )
     if metadata_file is not None:
         write_metadata(metadata_file, outcomes, target.folder)
     if json:
