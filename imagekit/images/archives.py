@@ -1,7 +1,7 @@
-"""Images in one file: ``oci-archive`` (a layout in a tar) and ``docker-archive`` (docker save).
+"""Images in one tar: ``oci-archive`` (a layout), ``docker-archive`` and a stream (docker save).
 
-One pass streams every file of the archive into the cache's blob store. What was where is remembered
-under the archive's path, size and times, so an archive that did not change is not unpacked again.
+One pass streams every file of the archive into the cache's blob store. What was where in a file is
+remembered under its path, size and times, so an archive that did not change is not unpacked again.
 """
 
 import hashlib
@@ -45,17 +45,9 @@ def open_oci_archive(path: Path, tag: str | None, cache: Cache) -> Image:
     Raises:
         InputError: the file is missing, damaged or holds no such image.
     """
-    members = _unpack(path, cache)
-    _need(members, "oci-layout", path, "an OCI archive")
-    index = _document(members, "index.json", path, cache)
-    for name, digest in sorted(members.files.items()):
-        folder, _, hexdigits = name.rpartition("/")
-        if folder == "blobs/sha256" and digest.hex != hexdigits:
-            raise InputError(
-                f"{path}: blob sha256:{hexdigits} has the digest {digest.digest}",
-                "the archive is damaged: copy or build it anew",
-            )
-    return OciLayout.from_archive(path, index, cache.blobs).image(tag)
+    members, where = _unpack(path, cache), str(path)
+    _need(members, "oci-layout", where, "an OCI archive")
+    return _from_layout(members, tag, where, cache)
 
 
 def open_docker_archive(path: Path, tag: str | None, cache: Cache) -> Image:
@@ -67,21 +59,65 @@ def open_docker_archive(path: Path, tag: str | None, cache: Cache) -> Image:
     Raises:
         InputError: the file is missing, damaged or holds no such image.
     """
-    members = _unpack(path, cache)
-    _need(members, "manifest.json", path, "a docker archive")
-    text = _document(members, "manifest.json", path, cache)
-    chosen = _choose(json_value(text, f"{path}: manifest.json"), tag, path)
-    config = members.find(chosen.get("Config"), path)
+    members, where = _unpack(path, cache), str(path)
+    _need(members, "manifest.json", where, "a docker archive")
+    return _from_manifest(members, tag, where, cache)
+
+
+def read_docker_stream(blocks: Iterator[bytes], image_id: str, where: str, cache: Cache) -> Image:
+    """The one image in what an engine saves, read as it comes.
+
+    An engine names an image by the digest of its config, or, where containerd keeps the images, by
+    that of its manifest or index. Then the archive has that manifest, and the image keeps it.
+
+    Args:
+        blocks: the tar, in pieces of any size.
+        image_id: the id the engine has for the image.
+        where: what the image is called in errors.
+        cache: where its blobs go.
+
+    Raises:
+        InputError: the stream is damaged, ends too early or holds another image.
+    """
+    members = _take(TarReader(blocks, where, require_end=True), where, cache)
+    _need(members, "manifest.json", where, "an image")
+    if "index.json" in members.files:
+        index = json_value(_document(members, "index.json", where, cache), where)
+        listed = index.get("manifests") if isinstance(index, dict) else None
+        if any(isinstance(item, dict) and item.get("digest") == image_id for item in listed or []):
+            return _from_layout(members, image_id, where, cache)
+    image = _from_manifest(members, None, where, cache)
+    if image.config_descriptor.digest != image_id:
+        raise _damaged(where, f"the image {image.config_descriptor.digest} came instead")
+    return image
+
+
+def _from_layout(members: "_Members", tag: str | None, where: str, cache: Cache) -> Image:
+    index = _document(members, "index.json", where, cache)
+    for name, digest in sorted(members.files.items()):
+        folder, _, hexdigits = name.rpartition("/")
+        if folder == "blobs/sha256" and digest.hex != hexdigits:
+            raise InputError(
+                f"{where}: blob sha256:{hexdigits} has the digest {digest.digest}",
+                "the archive is damaged: copy or build it anew",
+            )
+    return OciLayout.from_archive(Path(where), index, cache.blobs).image(tag)
+
+
+def _from_manifest(members: "_Members", tag: str | None, where: str, cache: Cache) -> Image:
+    text = _document(members, "manifest.json", where, cache)
+    chosen = _choose(json_value(text, f"{where}: manifest.json"), tag, where)
+    config = members.find(chosen.get("Config"), where)
     name = posixpath.basename(str(chosen["Config"])).removesuffix(".json")
     if len(name) == 64 and name != config.hex:
         raise InputError(
-            f"{path}: the config {name} has the digest {config.digest}",
+            f"{where}: the config {name} has the digest {config.digest}",
             "the archive is damaged: save the image anew",
         )
     paths = chosen.get("Layers")
     if not isinstance(paths, list):
-        raise _damaged(path, "manifest.json lists no layers")
-    layers = [_layer(members.find(item, path), cache) for item in paths]
+        raise _damaged(where, "manifest.json lists no layers")
+    layers = [_layer(members.find(item, where), cache) for item in paths]
     config = Descriptor(OCI_CONFIG, config.digest, config.size)
     manifest = {
         "schemaVersion": 2,
@@ -93,13 +129,13 @@ def open_docker_archive(path: Path, tag: str | None, cache: Cache) -> Image:
     for layer, diff_id in zip(image.layers, image.diff_ids, strict=True):
         if layer.media_type == OCI_LAYER and layer.digest != diff_id:
             raise InputError(
-                f"{path}: a layer has the digest {layer.digest}, its config says {diff_id}",
+                f"{where}: a layer has the digest {layer.digest}, its config says {diff_id}",
                 "the archive is damaged: save the image anew",
             )
     platform = (image.config_json.get("os"), image.config_json.get("architecture"))
     if platform != (OS, ARCHITECTURE):
         raise InputError(
-            f"{path}: the image is for {platform[0]}/{platform[1]}",
+            f"{where}: the image is for {platform[0]}/{platform[1]}",
             f"name an image for {OS}/{ARCHITECTURE}",
         )
     return image
@@ -112,7 +148,7 @@ class _Members:
         self.files = files
         self.links = links
 
-    def find(self, name: object, path: Path) -> Descriptor:
+    def find(self, name: object, where: str) -> Descriptor:
         """The file with that name, links followed.
 
         Raises:
@@ -126,7 +162,7 @@ class _Members:
             if here not in self.links:
                 break
             here = self.links[here]
-        raise _damaged(path, f"{str(name)[:200]!r} is not in the archive")
+        raise _damaged(where, f"{str(name)[:200]!r} is not in the archive")
 
 
 def _unpack(path: Path, cache: Cache) -> _Members:
@@ -158,37 +194,43 @@ def _remembered(memory: Path, cache: Cache) -> _Members | None:
 
 
 def _stream(path: Path, cache: Cache) -> _Members:
-    files: dict[str, Descriptor] = {}
-    links: dict[str, str] = {}
+    where = str(path)
     try:
         with path.open("rb") as stream:
-            reader = TarReader(_uncompressed(read_blocks(stream, str(path)), path), str(path))
-            for count, member in enumerate(reader):
-                if count > _MEMBERS:
-                    raise _damaged(path, f"more than {_MEMBERS} files")
-                if member.kind == "0":
-                    with cache.blobs.writer() as writer:
-                        for piece in reader.content():
-                            writer.write(piece)
-                        files[member.path] = writer.commit("")
-                elif member.kind == "1":
-                    links[member.path] = member.link
-                elif member.kind == "2":
-                    folder = posixpath.dirname(member.path)
-                    links[member.path] = posixpath.join(folder, member.link)
+            blocks = _uncompressed(read_blocks(stream, where), where)
+            return _take(TarReader(blocks, where), where, cache)
     except OSError as error:
         raise disk_error(error, path, "read") from error
+
+
+def _take(reader: TarReader, where: str, cache: Cache) -> _Members:
+    """Take every file of a tar into the blob store."""
+    files: dict[str, Descriptor] = {}
+    links: dict[str, str] = {}
+    for count, member in enumerate(reader):
+        if count > _MEMBERS:
+            raise _damaged(where, f"more than {_MEMBERS} files")
+        if member.kind == "0":
+            with cache.blobs.writer() as writer:
+                for piece in reader.content():
+                    writer.write(piece)
+                files[member.path] = writer.commit("")
+        elif member.kind == "1":
+            links[member.path] = member.link
+        elif member.kind == "2":
+            folder = posixpath.dirname(member.path)
+            links[member.path] = posixpath.join(folder, member.link)
     return _Members(files, links)
 
 
-def _uncompressed(blocks: Iterator[bytes], path: Path) -> Iterator[bytes]:
+def _uncompressed(blocks: Iterator[bytes], where: str) -> Iterator[bytes]:
     first = next(blocks, b"")
 
     def whole() -> Iterator[bytes]:
         yield first
         yield from blocks
 
-    return decompress(whole(), sniff(first), str(path))
+    return decompress(whole(), sniff(first), where)
 
 
 def _layer(found: Descriptor, cache: Cache) -> Descriptor:
@@ -197,9 +239,9 @@ def _layer(found: Descriptor, cache: Cache) -> Descriptor:
     return Descriptor(_LAYER_TYPES.get(form, OCI_LAYER), found.digest, found.size)
 
 
-def _choose(listed: Any, tag: str | None, path: Path) -> dict[str, Any]:
+def _choose(listed: Any, tag: str | None, where: str) -> dict[str, Any]:
     if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
-        raise _damaged(path, "manifest.json is no list of images")
+        raise _damaged(where, "manifest.json is no list of images")
     names: dict[str, dict[str, Any]] = {
         name: item
         for item in listed
@@ -214,7 +256,7 @@ def _choose(listed: Any, tag: str | None, path: Path) -> dict[str, Any]:
     wanted = exact or wanted
     if len(wanted) != 1:
         known = ", ".join(sorted(names)) or "none"
-        problem = f"no image {path}:{tag}" if tag else f"{path} holds several images"
+        problem = f"no image {where}:{tag}" if tag else f"{where} holds several images"
         raise InputError(problem, f"name one as docker-archive:FILE:NAME; names: {known}")
     return wanted[0]
 
@@ -224,19 +266,20 @@ def _short(name: str) -> str:
     return name.removeprefix("docker.io/").removeprefix("library/")
 
 
-def _document(members: _Members, name: str, path: Path, cache: Cache) -> bytes:
-    found = members.find(name, path)
+def _document(members: _Members, name: str, where: str, cache: Cache) -> bytes:
+    found = members.find(name, where)
     if found.size > DOCUMENT_LIMIT:
-        raise _damaged(path, f"{name} has {found.size} bytes")
+        raise _damaged(where, f"{name} has {found.size} bytes")
     return read_document(found, cache.blobs, name)
 
 
-def _need(members: _Members, name: str, path: Path, what: str) -> None:
+def _need(members: _Members, name: str, where: str, what: str) -> None:
     if name not in members.files and name not in members.links:
         raise InputError(
-            f"{path} is not {what}: {name} is missing", "check the file, or name its true transport"
+            f"{where} is not {what}: {name} is missing",
+            "check the file, or name its true transport",
         )
 
 
-def _damaged(path: Path, problem: str) -> InputError:
-    return InputError(f"{path}: {problem}", "the archive is damaged: save or copy the image anew")
+def _damaged(where: str, problem: str) -> InputError:
+    return InputError(f"{where}: {problem}", "the archive is damaged: save or copy the image anew")
