@@ -22,7 +22,7 @@ from imagekit.images.registry.answer import Answer
 from imagekit.images.registry.auth import pull_scope
 from imagekit.images.registry.client import RegistryClient
 from imagekit.images.registry.download import fetch_blob
-from imagekit.images.registry.failures import codes, printable
+from imagekit.images.registry.failures import printable
 from imagekit.images.registry.manifests import check_usable, choose_platform, document_type
 from imagekit.images.registry.parallel import in_parallel
 
@@ -148,11 +148,10 @@ class _Pull:
         error = self._client.failure(answer, f"pull {self._reference}")
         if answer.status != 404:
             return error
-        name, said = self._reference.name, {code for code, _ in codes(answer)}
-        if "NAME_UNKNOWN" in said:
-            hint = f"check the name; if {name} is not public: docker login {self._reference.host}"
-        else:
-            hint = f"tags that are there: {self._tags() or 'unknown'}"
+        there = self._tags()
+        hint = f"check the name; if it is not public, log in: docker login {self._reference.host}"
+        if there:
+            hint = f"tags that are there: {there}"
         return EngineError(f"no image {self._reference} in the registry", hint)
 
     def _tags(self) -> str:
