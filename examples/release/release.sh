@@ -1,5 +1,5 @@
 #!/bin/sh
-# A whole release on one machine: plan, base, cells, push, verify, table.
+# A whole release on one machine: plan, base, cells, push, verify, table. See docs/scaling-out.md.
 #
 #   PUSH=registry.example/team KEY=/safe/enclave-key.pem ./release.sh [OPTION…]
 #
@@ -21,7 +21,7 @@ folder=$(dirname "$PROJECT")
 
 imagekit plan --file "$PROJECT"
 if [ -n "$BASE_PROJECT" ]; then
-    imagekit base build --file "$BASE_PROJECT" --output "oci:$folder/base" --push "$PUSH" "$@"
+    imagekit base build --file "$BASE_PROJECT" --output "oci:$folder/base"
 fi
 
 # What all images must have is known before they are there: it comes from the key.
@@ -29,7 +29,7 @@ mr_signer=$(imagekit key show "$KEY" | sed -n 's/^mr_signer *: //p')
 imagekit build --file "$PROJECT" --all --key "$KEY" \
     --output "oci:$OUT" --push "$PUSH" --metadata-file "$OUT.json" "$@"
 
-# Each image is fetched from the registry again and checked from its own content.
+# Each image is taken from the registry, by its digest, and checked from its own content.
 python3 "$here/report.py" --references "$OUT.json" > "$OUT.references"
 while read -r reference; do
     imagekit verify "$reference" --mr-signer "$mr_signer" --lock "$folder/imagekit.lock.json" \
