@@ -24,6 +24,10 @@ CELLS = "cells"
 """Group of all cells in a bake file."""
 STEM_VARIABLE = "IMAGEKIT_IMAGE"
 """Variable of a bake file: the stem of the image names, to build for another registry."""
+SUFFIX_VARIABLE = "IMAGEKIT_SUFFIX"
+"""Variable of a bake file: the end of the cells' tags."""
+UNSIGNED = "-unsigned"
+"""Its default: what is rendered has no signature, and must not take a release's place."""
 PLATFORM = "linux/amd64"
 GITLAB_ENVIRONMENT = "release"
 """Environment of the jobs in a GitLab pipeline: a key with this scope reaches no other job."""
@@ -61,9 +65,13 @@ def bake(project: Project, cells: Sequence[Cell], context: Path) -> str:
     if has_base:
         targets[BASE] = _target(project, context / BASE, [project.base_name])
     for cell in cells:
-        targets[cell.id] = _target(project, context / cell.id, references(project, cell))
+        names = [f"{name}${{{SUFFIX_VARIABLE}}}" for name in references(project, cell)]
+        targets[cell.id] = _target(project, context / cell.id, names)
     document = {
-        "variable": {STEM_VARIABLE: {"default": project.image}},
+        "variable": {
+            STEM_VARIABLE: {"default": project.image},
+            SUFFIX_VARIABLE: {"default": UNSIGNED},
+        },
         "group": {
             "default": {"targets": [BASE if has_base else CELLS]},
             CELLS: {"targets": [cell.id for cell in cells]},
