@@ -1,9 +1,10 @@
-"""What is kept between runs: blobs of unpacked archives, indexes of layers, fetched artifacts.
+"""What is kept between runs: blobs of images, indexes of layers, files out of them, artifacts.
 
 Everything in it can be made again. Entries are named by digest and written atomically, so several
 runs may use one cache at once, and a damaged entry is thrown away and redone.
 """
 
+import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -50,6 +51,7 @@ class Cache:
         self.root = default_cache_folder() if root is None else root
         self.blobs = BlobStore(self.root / "blobs" / "sha256")
         self.artifacts = BlobStore(self.root / "artifacts" / "sha256")
+        self._contents = BlobStore(self.root / "contents" / "sha256")
 
     def folder(self, name: str) -> Path:
         """A folder of the cache for some other use, made if missing.
@@ -80,6 +82,27 @@ class Cache:
         """Remove the index of a layer, if there is one."""
         with suppress(OSError):
             self._index_path(digest).unlink()
+
+    def content(self, sha256: str) -> bytes | None:
+        """The saved content with that SHA-256 (64 hex digits) if there is one; else None."""
+        path = self._contents.path(f"sha256:{sha256}")
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        if hashlib.sha256(data).hexdigest() == sha256:
+            return data
+        with suppress(OSError):
+            path.unlink()
+        return None
+
+    def save_content(self, data: bytes) -> None:
+        """Save a file's content that was costly to read.
+
+        Raises:
+            InputError: the cache cannot be written to.
+        """
+        self._contents.add_bytes(data)
 
     def _index_path(self, digest: str) -> Path:
         return self.root / "layers" / check_digest(digest, "layer").removeprefix("sha256:")

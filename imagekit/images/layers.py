@@ -1,19 +1,22 @@
 """Deterministic layers: a set of files becomes one tar with always the same bytes.
 
-Layers are written uncompressed (``application/vnd.oci.image.layer.v1.tar``): the output of gzip
-depends on the zlib build, and then the image digest would depend on the machine.
+Layers are compressed (``application/vnd.oci.image.layer.v1.tar+gzip``) so that the bytes do not
+depend on the machine: see :mod:`imagekit.images.gzipped`.
 """
 
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 from imagekit.errors import InputError
 from imagekit.files import disk_error
-from imagekit.images.oci import OCI_LAYER, Descriptor
-from imagekit.images.store import BLOCK, BlobStore, BlobWriter
+from imagekit.images.gzipped import GzipStream
+from imagekit.images.oci import OCI_LAYER_GZIP, Descriptor
+from imagekit.images.store import BLOCK, BlobStore
 from imagekit.images.tarwrite import DIRECTORY, END, REGULAR, SYMLINK, Member, header, padding
 
 
@@ -48,6 +51,55 @@ class Layer:
     diff_id: str
 
 
+class LayerWriter:
+    """A layer that is being written; used as a context manager.
+
+    Leaving it without :meth:`commit` leaves nothing behind.
+
+    Args:
+        store: where the layer goes.
+    """
+
+    def __init__(self, store: BlobStore) -> None:
+        self._blob = store.writer()
+        self._gzip = GzipStream()
+        self._tar_hash = hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes of the tar.
+
+        Raises:
+            InputError: the disk refuses them.
+        """
+        self._tar_hash.update(data)
+        for piece in self._gzip.feed(data):
+            self._blob.write(piece)
+
+    def commit(self) -> Layer:
+        """End the tar and take the layer into the store.
+
+        Raises:
+            InputError: the disk refuses.
+        """
+        self.write(END)
+        for piece in self._gzip.finish():
+            self._blob.write(piece)
+        descriptor = self._blob.commit(OCI_LAYER_GZIP)
+        return Layer(descriptor, "sha256:" + self._tar_hash.hexdigest())
+
+    def __enter__(self) -> "LayerWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._gzip.close()
+        self._blob.__exit__(kind, error, trace)
+
+
 Parents = Callable[[str], LayerFile | None]
 
 
@@ -76,12 +128,10 @@ def write_layer(
             f"the epoch {epoch} lies before 1970", "set SOURCE_DATE_EPOCH to 0 or more"
         )
     sorted_entries = complete(entries, parents)
-    with store.writer() as writer:
+    with LayerWriter(store) as writer:
         for entry in sorted_entries:
             _write_entry(writer, entry, epoch)
-        writer.write(END)
-        descriptor = writer.commit(OCI_LAYER)
-    return Layer(descriptor, descriptor.digest)
+        return writer.commit()
 
 
 def complete(entries: Iterable[LayerFile], parents: Parents | None = None) -> list[LayerFile]:
@@ -140,7 +190,7 @@ def _encode(path: str) -> bytes:
     return path.lstrip("/").encode("utf-8", "surrogateescape")
 
 
-def _write_entry(writer: BlobWriter, entry: LayerFile, epoch: int) -> None:
+def _write_entry(writer: LayerWriter, entry: LayerFile, epoch: int) -> None:
     name, link = _encode(entry.path), b""
     if entry.directory:
         kind = DIRECTORY
@@ -160,7 +210,7 @@ def _write_entry(writer: BlobWriter, entry: LayerFile, epoch: int) -> None:
         writer.write(head(len(data)) + data + padding(len(data)))
 
 
-def _write_file(writer: BlobWriter, path: Path, head: Callable[[int], bytes]) -> None:
+def _write_file(writer: LayerWriter, path: Path, head: Callable[[int], bytes]) -> None:
     try:
         with path.open("rb") as stream:
             status = os.fstat(stream.fileno())

@@ -65,6 +65,7 @@ class Rootfs:
         problems: tuple[str, ...],
         unwritten: Mapping[tuple[int, str], bytes | Path],
         top: int,
+        cache: Cache | None,
     ) -> None:
         self._root = root
         self._image = image
@@ -72,6 +73,7 @@ class Rootfs:
         self._problems = problems
         self._unwritten = unwritten
         self._top = top
+        self._cache = cache
 
     @classmethod
     def from_image(
@@ -88,7 +90,8 @@ class Rootfs:
 
         Args:
             image: the image.
-            cache: where indexes of layers are kept; None reads and verifies every blob anew.
+            cache: where indexes of layers, and files read from compressed layers, are kept; None
+                reads and verifies every blob anew.
             progress: told the bytes of the layers.
             lenient: what is wrong with a layer goes to :attr:`problems` in place of an error, and
                 the view shows what is there in truth. For checks that want to say all at once.
@@ -119,7 +122,7 @@ class Rootfs:
                 if not lenient:
                     raise
                 problems.append(error.problem)
-        return cls(tree.root, image, _findings(indexes), tuple(problems), {}, len(indexes))
+        return cls(tree.root, image, _findings(indexes), tuple(problems), {}, len(indexes), cache)
 
     def with_files(self, files: Iterable[LayerFile]) -> "Rootfs":
         """The view with one more layer on top that is not written yet; this view stays as it is.
@@ -139,7 +142,10 @@ class Rootfs:
                 unwritten[self._top, entry.path] = file.data
         tree = Tree(self._root)
         tree.apply(tuple(entries), self._top, "the new layer")
-        return Rootfs(tree.root, self._image, self._keys, self._problems, unwritten, self._top + 1)
+        top = self._top + 1
+        return Rootfs(
+            tree.root, self._image, self._keys, self._problems, unwritten, top, self._cache
+        )
 
     @property
     def key_findings(self) -> tuple[KeyFinding, ...]:
@@ -288,7 +294,14 @@ class Rootfs:
                     raise InputError(
                         f"{where}: cannot be read: {error.strerror}", "check the disk it is on"
                     ) from error
-            return _slice(stream, form, where, entry.offset, entry.size)
+            # A compressed layer can only be read from its begin: what was read is kept.
+            kept = self._cache.content(entry.sha256) if self._cache else None
+            if kept is not None:
+                return kept
+            data = _slice(stream, form, where, entry.offset, entry.size)
+        if self._cache:
+            self._cache.save_content(data)
+        return data
 
     def _error(self, path: str, problem: str) -> InputError:
         return InputError(

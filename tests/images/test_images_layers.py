@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import io
 import os
@@ -11,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagekit.errors import InputError
-from imagekit.images.layers import LayerFile, write_layer
-from imagekit.images.oci import OCI_LAYER, Descriptor
+from imagekit.images.layers import Layer, LayerFile, write_layer
+from imagekit.images.oci import OCI_LAYER_GZIP
 from imagekit.images.store import BlobStore
 from imagekit.images.tarindex import build_index
 
 
-def tar_of(store: BlobStore, digest: str) -> tarfile.TarFile:
-    return tarfile.open(fileobj=io.BytesIO(store.path(digest).read_bytes()))
+def tar_of(store: BlobStore, layer: Layer) -> tarfile.TarFile:
+    return tarfile.open(fileobj=io.BytesIO(store.path(layer.descriptor.digest).read_bytes()))
 
 
 def quiet(_: int) -> None: ...
@@ -53,7 +54,7 @@ def test_what_is_written_is_read_back_by_python_and_by_our_index(
     files = {p: d for p, d in files.items() if not any(q.startswith(p + "/") for q in files)}
     entries = [LayerFile(path, data, mode, uid=uid) for path, data in files.items()]
     layer = write_layer(entries, store, epoch)
-    with tar_of(store, layer.diff_id) as tar:
+    with tar_of(store, layer) as tar:
         members = {"/" + member.name: member for member in tar}
         for path, data in files.items():
             member = members[path]
@@ -101,8 +102,12 @@ print(write_layer(entries, BlobStore(folder / "sha256"), 1700000000).diff_id)
 
 def test_the_layer_of_a_small_file_has_these_bytes(store: BlobStore) -> None:
     layer = write_layer([LayerFile("/ppml/x", b"hi\n", 0o600)], store, 1)
-    data = store.path(layer.diff_id).read_bytes()
-    assert layer.descriptor == Descriptor(OCI_LAYER, layer.diff_id, 5 * 512)
+    packed = store.path(layer.descriptor.digest).read_bytes()
+    assert layer.descriptor.media_type == OCI_LAYER_GZIP
+    assert packed[:10] == b"\x1f\x8b\x08" + bytes(6) + b"\xff"  # no name, no time, no system
+    data = gzip.decompress(packed)
+    assert layer.diff_id == "sha256:" + hashlib.sha256(data).hexdigest()
+    assert len(data) == 5 * 512
     assert data[:6] == b"ppml/\0"
     assert data[156:157] + data[257:265] == b"5ustar\x0000"
     assert data[512 + 100 : 512 + 124] == b"0000600\x000000000\x000000000\x00"
@@ -113,7 +118,7 @@ def test_the_layer_of_a_small_file_has_these_bytes(store: BlobStore) -> None:
 def test_parents_take_their_mode_from_the_image_below(store: BlobStore) -> None:
     below = {"/tmp": LayerFile("/tmp", mode=0o1777, directory=True)}
     layer = write_layer([LayerFile("/tmp/a/x", b"")], store, 0, parents=below.get)
-    with tar_of(store, layer.diff_id) as tar:
+    with tar_of(store, layer) as tar:
         assert [(m.name, m.mode) for m in tar.getmembers()[:2]] == [
             ("tmp", 0o1777),
             ("tmp/a", 0o755),

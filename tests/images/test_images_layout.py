@@ -16,11 +16,11 @@ from imagekit.images.layers import LayerFile, write_layer
 from imagekit.images.layout import CONTAINERD_NAME, OciLayout
 from imagekit.images.oci import (
     DOCKER_CONFIG,
-    DOCKER_LAYER,
+    DOCKER_LAYER_GZIP,
     DOCKER_MANIFEST,
     OCI_CONFIG,
     OCI_INDEX,
-    OCI_LAYER,
+    OCI_LAYER_GZIP,
     OCI_MANIFEST,
     Image,
     compact_json,
@@ -238,7 +238,7 @@ def test_a_docker_base_becomes_an_oci_image(cache: Cache) -> None:
     value = {**oci.config_json, "container_config": {"Hostname": "builder"}}
     value.pop("history")
     config = cache.blobs.add_bytes(compact_json(value), DOCKER_CONFIG)
-    layers = [{**item.to_json(), "mediaType": DOCKER_LAYER} for item in oci.layers]
+    layers = [{**item.to_json(), "mediaType": DOCKER_LAYER_GZIP} for item in oci.layers]
     manifest = {"schemaVersion": 2, "config": config.to_json(), "layers": layers}
     base = read_image(cache.blobs.add_bytes(compact_json(manifest), DOCKER_MANIFEST), cache.blobs)
     assert Rootfs.from_image(base, cache).read("/etc/x") == b"1"
@@ -246,7 +246,7 @@ def test_a_docker_base_becomes_an_oci_image(cache: Cache) -> None:
     image = append(base, top, cache.blobs, created=0, history="top")
     assert image.descriptor.media_type == OCI_MANIFEST
     assert image.config_descriptor.media_type == OCI_CONFIG
-    assert {item.media_type for item in image.layers} == {OCI_LAYER}
+    assert {item.media_type for item in image.layers} == {OCI_LAYER_GZIP}
     assert "container_config" not in image.config_json
     assert [item.get("created_by") for item in image.config_json["history"]] == [None, "top"]
 

@@ -49,7 +49,8 @@ def test_a_compressed_layer_that_unpacks_to_something_else_is_refused(project, i
     """The blob's digest fits; what it unpacks to is not what the config says."""
     layout = OciLayout.open(project / "base")
     image = layout.image("base")
-    raw = layout.blobs.path(image.layers[0].digest).read_bytes().replace(b"libos", b"LIBOS")
+    raw = gzip.decompress(layout.blobs.path(image.layers[0].digest).read_bytes())
+    raw = raw.replace(b"libos", b"LIBOS")
     zipped = gzip.compress(raw, mtime=0)
     digest = hashlib.sha256(zipped).hexdigest()
     (project / "base/blobs/sha256" / digest).write_bytes(zipped)
@@ -71,11 +72,3 @@ def test_a_compressed_layer_that_unpacks_to_something_else_is_refused(project, i
     code, _, err = imagekit("build", "--epc", "64m", "--log", "error")
     assert code == 3
     assert "unpacks to" in error_lines(err)[0]
-
-
-def test_registries_and_daemons_are_told_to_come_later(project, imagekit):
-    for base in ("docker://registry.example/base:1", "docker-daemon:base:1"):
-        Path("imagekit.yaml").write_text(PROJECT.replace("oci:base:base", base))
-        code, _, err = imagekit("build", "--epc", "64m")
-        assert code == 4
-        assert "skopeo copy" in error_lines(err)[1]

@@ -1,8 +1,8 @@
 """``verify``: every way in which an image can be other than it claims must be named."""
 
+import gzip
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from imagekit.images.cache import Cache
 from imagekit.images.compose import append
 from imagekit.images.layers import LayerFile, write_layer
 from imagekit.images.layout import OciLayout
+from imagekit.images.oci import OCI_LAYER, OCI_MANIFEST, compact_json, read_image
 from imagekit.images.open import open_image
 from imagekit.images.rootfs import Rootfs
 from imagekit.release.verify import Expected, verify_image
@@ -33,6 +34,22 @@ def built(project, imagekit):
     code, _, err = imagekit("build", "--epc", "64m", "--log", "error")
     assert code == 0, err
     return project
+
+
+@pytest.fixture
+def plain(built):
+    """The built image with uncompressed layers, in which single bytes can be reached."""
+    layout = OciLayout.open(built / "out")
+    image = layout.image(TAG)
+    layers = [
+        layout.blobs.add_bytes(gzip.decompress(layout.blobs.path(layer.digest).read_bytes()))
+        for layer in image.layers
+    ]
+    value = dict(image.manifest_json)
+    value["layers"] = [{**layer.to_json(), "mediaType": OCI_LAYER} for layer in layers]
+    manifest = layout.blobs.add_bytes(compact_json(value), OCI_MANIFEST)
+    layout.put(read_image(manifest, layout.blobs), TAG)
+    return built
 
 
 def verify(imagekit, *arguments, image=IMAGE, standin=True):
@@ -131,10 +148,10 @@ def test_a_flipped_byte_of_the_signed_manifest_is_named(built, imagekit):
         "/opt/spark/jars/spark-core.jar",
     ],
 )
-def test_a_flipped_byte_on_the_disk_is_named(built, imagekit, path):
+def test_a_flipped_byte_on_the_disk_is_named(plain, imagekit, path):
     """The blob itself is damaged; its digest no longer fits, and the file is named all the same."""
     data = content(path)
-    layout = OciLayout.open(built / "out")
+    layout = OciLayout.open(plain / "out")
     for layer in layout.image(TAG).layers:
         blob = layout.blobs.path(layer.digest)
         raw = blob.read_bytes()
@@ -146,6 +163,20 @@ def test_a_flipped_byte_on_the_disk_is_named(built, imagekit, path):
         copy.write_bytes(flipped(raw, at + min(len(data), 5000) // 2))
         copy.replace(blob)
     refused(imagekit, path, "sha256:")
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.7, 0.999])
+@pytest.mark.parametrize("layer", [0, -1])
+def test_a_flipped_byte_of_a_compressed_blob_is_refused(built, imagekit, layer, part):
+    layout = OciLayout.open(built / "out")
+    digest = layout.image(TAG).layers[layer].digest
+    blob = layout.blobs.path(digest)
+    raw = blob.read_bytes()
+    blob.unlink()
+    blob.write_bytes(flipped(raw, int(len(raw) * part)))
+    code, _, err = imagekit("verify", IMAGE, "--allow-standin")
+    assert code in (3, 5), err
+    assert digest in error_lines(err)[0]
 
 
 def test_no_flip_in_a_manifest_ends_otherwise_than_by_name(built):
@@ -444,13 +475,12 @@ def test_inspect_and_measure_agree_with_the_build(built, imagekit):
         assert imagekit("measure", *arguments)[0] == 2
 
 
-def test_verification_takes_nothing_from_the_cache(built, imagekit, monkeypatch):
+def test_verification_takes_nothing_from_the_cache(plain, imagekit, monkeypatch):
     """An index that lies in the cache must not make a damaged blob look whole."""
     assert verify(imagekit)[0] == 0
-    layout = OciLayout.open(built / "out")
+    layout = OciLayout.open(plain / "out")
     blob = layout.blobs.path(layout.image(TAG).layers[0].digest)
     raw = blob.read_bytes()
-    shutil.copy(blob, "copy")
     blob.unlink()
     blob.write_bytes(flipped(raw, raw.index(b"libos")))
     refused(imagekit, "libsysdb.so")

@@ -16,16 +16,14 @@ from typing import BinaryIO
 
 from imagekit.errors import InputError
 from imagekit.files import disk_error
-from imagekit.images.layers import Layer
-from imagekit.images.oci import OCI_LAYER
+from imagekit.images.layers import Layer, LayerWriter
 from imagekit.images.progress import NO_PROGRESS, Advance, Progress
-from imagekit.images.store import BlobStore, BlobWriter
+from imagekit.images.store import BlobStore
 from imagekit.images.streams import decompress, read_blocks, sniff
 from imagekit.images.tarread import Member as Source
 from imagekit.images.tarread import TarReader
 from imagekit.images.tarwrite import (
     DIRECTORY,
-    END,
     HARDLINK,
     REGULAR,
     SYMLINK,
@@ -123,7 +121,7 @@ def write_tree(
     """
     order = sorted(tree, key=lambda path: path.encode("utf-8", "surrogateescape"))
     written: dict[int, str] = {}
-    with store.writer() as writer:
+    with LayerWriter(store) as writer:
         for path in order:
             parent, _, last = path.rpartition("/")
             if last.startswith(".wh."):
@@ -134,9 +132,7 @@ def write_tree(
                     "give the path without symbolic links",
                 )
             _write_node(writer, path, tree[path], content, epoch, written)
-        writer.write(END)
-        descriptor = writer.commit(OCI_LAYER)
-    return Layer(descriptor, descriptor.digest)
+        return writer.commit()
 
 
 def read_content(tree: Tree, node: Node) -> bytes:
@@ -163,7 +159,7 @@ def add_parents(tree: dict[str, Node], known: Mapping[str, Node]) -> None:
 
 
 def _write_node(
-    writer: BlobWriter,
+    writer: LayerWriter,
     path: str,
     node: Node,
     content: BinaryIO,
