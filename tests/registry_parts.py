@@ -12,6 +12,7 @@ import json
 import os
 import random
 import re
+import shutil
 import socket
 import ssl
 import subprocess
@@ -38,10 +39,13 @@ __all__ = [
     "log_in",
     "make_image",
     "no_waiting",
+    "plain_process",
     "registry",
+    "secure_process",
     "secure_registry",
     "serve",
     "start_registry",
+    "token_process",
     "token_registry",
 ]
 
@@ -120,12 +124,23 @@ def start_registry(folder: Path, config: str = "", http: str = "") -> Iterator[R
         process.wait()
 
 
-@pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
-    """A registry that speaks plain http and knows no users."""
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker-config"))
-    with start_registry(tmp_path / "registry") as started:
+@pytest.fixture(scope="session")
+def plain_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """The process behind ``registry``: one for all tests, its storage emptied for each."""
+    with start_registry(tmp_path_factory.mktemp("registry")) as started:
         yield started
+
+
+@pytest.fixture
+def registry(plain_process: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """A registry that speaks plain http and knows no users."""
+    return _fresh(plain_process, tmp_path, monkeypatch)
+
+
+def _fresh(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker-config"))
+    shutil.rmtree(registry.root / "docker", ignore_errors=True)
+    return registry
 
 
 @dataclass(frozen=True)
@@ -196,22 +211,28 @@ def _tls(certificates: Certificates) -> str:
     return f"  tls: {{certificate: {certificates.cert}, key: {certificates.key}}}\n"
 
 
-@pytest.fixture
-def secure_registry(
-    tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="session")
+def secure_process(
+    tmp_path_factory: pytest.TempPathFactory, certificates: Certificates
 ) -> Iterator[Registry]:
-    """A registry with TLS and one user; nobody is logged in."""
+    """The process behind ``secure_registry``."""
     import bcrypt
 
-    folder = tmp_path / "secure-registry"
-    folder.mkdir()
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker-config"))
+    folder = tmp_path_factory.mktemp("secure-registry")
     users = folder / "htpasswd"
     users.write_bytes(USER.encode() + b":" + bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)))
     config = f"auth: {{htpasswd: {{realm: test, path: {users}}}}}\n"
     with start_registry(folder, config, _tls(certificates)) as started:
         started.ca, started.user, started.password = certificates.ca, USER, PASSWORD
         yield started
+
+
+@pytest.fixture
+def secure_registry(
+    secure_process: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Registry:
+    """A registry with TLS and one user; nobody is logged in."""
+    return _fresh(secure_process, tmp_path, monkeypatch)
 
 
 def log_in(registry: Registry, **entry: str) -> Path:
@@ -375,22 +396,32 @@ class _TokenHandler(BaseHTTPRequestHandler):
         """Stay silent."""
 
 
-@pytest.fixture
-def token_registry(
-    tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="session")
+def token_process(
+    tmp_path_factory: pytest.TempPathFactory, certificates: Certificates
 ) -> Iterator[Registry]:
-    """A registry with TLS whose users need tokens; nobody is logged in, and all may pull."""
+    """The processes behind ``token_registry``."""
     state = TokenServer()
     values = {"state": state, "issuer": _Issuer(certificates)}
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker-config"))
     with serve(type("Handler", (_TokenHandler,), values), certificates) as server:
         state.realm = f"https://127.0.0.1:{server.server_port}/token"
         keys = f"realm: '{state.realm}', service: {SERVICE}, issuer: issuer"
         config = f"auth: {{token: {{{keys}, rootcertbundle: {certificates.cert}}}}}\n"
-        with start_registry(tmp_path / "token-registry", config, _tls(certificates)) as started:
+        folder = tmp_path_factory.mktemp("token-registry")
+        with start_registry(folder, config, _tls(certificates)) as started:
             started.ca, started.user, started.password = certificates.ca, USER, PASSWORD
             started.tokens = state
             yield started
+
+
+@pytest.fixture
+def token_registry(
+    token_process: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Registry:
+    """A registry with TLS whose users need tokens; nobody is logged in, and all may pull."""
+    assert token_process.tokens is not None
+    vars(token_process.tokens).update(vars(TokenServer(token_process.tokens.realm)))
+    return _fresh(token_process, tmp_path, monkeypatch)
 
 
 @dataclass
@@ -405,8 +436,10 @@ class Fault:
         headers: headers of that answer, or to replace in the registry's.
         body: body of that answer.
         cut_answer: end the connection after that many bytes of the answer's body.
+        at_cut: called before that end.
         cut_request: end the connection after that many bytes of the request's body.
         swap: changes the answer's body.
+        drop: headers of the request that are not passed on.
         before: called first, for instance to wait or to push something else.
         after: called when the registry has answered, before the answer goes back.
     """
@@ -418,8 +451,10 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     cut_answer: int | None = None
+    at_cut: Callable[[], None] | None = None
     cut_request: int | None = None
     swap: Callable[[bytes], bytes] | None = None
+    drop: tuple[str, ...] = ()
     before: Callable[[], None] | None = None
     after: Callable[[], None] | None = None
 
@@ -505,13 +540,13 @@ class _ProxyHandler(BaseHTTPRequestHandler):
             self.cut()
             return
         if fault.status:
-            self.give(seen, fault.status, fault.headers, fault.body, None)
+            self.give(seen, fault.status, fault.headers, fault.body, fault)
             return
-        status, headers, content = self.pass_on(body)
+        status, headers, content = self.pass_on(body, fault.drop)
         if fault.after:
             fault.after()
         content = fault.swap(content) if fault.swap else content
-        self.give(seen, status, headers | dict(fault.headers), content, fault.cut_answer)
+        self.give(seen, status, headers | dict(fault.headers), content, fault)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = handle_one
 
@@ -529,9 +564,9 @@ class _ProxyHandler(BaseHTTPRequestHandler):
                 return None
         return b"".join(parts)
 
-    def pass_on(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+    def pass_on(self, body: bytes, drop: tuple[str, ...]) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection(self.upstream, timeout=60)
-        headers = dict(self.headers.items())
+        headers = {name: value for name, value in self.headers.items() if name not in drop}
         headers["X-Forwarded-Proto"] = self.scheme
         connection.request(self.command, self.path, body or None, headers)
         response = connection.getresponse()
@@ -541,12 +576,7 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         return response.status, found, content
 
     def give(
-        self,
-        seen: Seen,
-        status: int,
-        headers: Mapping[str, str],
-        content: bytes,
-        cut: int | None,
+        self, seen: Seen, status: int, headers: Mapping[str, str], content: bytes, fault: Fault
     ) -> None:
         seen.status = status
         self.send_response_only(status)
@@ -557,10 +587,13 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        wanted = content if cut is None else content[:cut]
+        wanted = content[: fault.cut_answer]
         self.wfile.write(wanted)
         seen.sent += len(wanted)
-        if cut is not None:
+        if fault.cut_answer is not None:
+            if fault.at_cut:
+                self.wfile.flush()
+                fault.at_cut()
             self.cut()
 
     def cut(self) -> None:

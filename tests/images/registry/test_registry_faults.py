@@ -1,0 +1,505 @@
+"""Networks that break and registries that refuse, in front of a real registry."""
+
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from registry_parts import Fault, FaultProxy, Registry, make_image, start_registry
+
+from imagekit.errors import EngineError, ImagekitError, InputError
+from imagekit.images.cache import Cache
+from imagekit.images.oci import Image, digest_of
+from imagekit.images.progress import NO_PROGRESS
+from imagekit.images.references import RegistryReference
+from imagekit.images.registry import transport
+from imagekit.images.registry.access import RegistryAccess
+from imagekit.images.registry.pull import pull_image
+from imagekit.images.registry.push import Pusher
+
+pytestmark = [
+    pytest.mark.integration("docker-registry"),
+    pytest.mark.usefixtures("no_waiting"),
+]
+PLAIN = RegistryAccess(insecure=True)
+SIZE = 3_000_000
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "a")
+
+
+@pytest.fixture
+def proxy(registry: Registry, fault_proxy: Callable[..., FaultProxy]) -> FaultProxy:
+    return fault_proxy(registry)
+
+
+@pytest.fixture
+def image(registry: Registry, cache: Cache) -> Image:
+    """An image with one large layer that is in the registry as team/app:1."""
+    image = make_image(cache, SIZE)
+    Pusher(PLAIN).push(image, at(registry.host))
+    return image
+
+
+def at(host: str, repository: str = "team/app", tag: str | None = "1") -> RegistryReference:
+    return RegistryReference(host, repository, tag)
+
+
+def pull(proxy: FaultProxy, folder: Path) -> Image:
+    return pull_image(at(proxy.host), Cache(folder), PLAIN, NO_PROGRESS)
+
+
+def check(error: ImagekitError, *words: str) -> None:
+    for line in (error.problem, error.hint):
+        assert line.isprintable()
+        assert line
+    for word in words:
+        assert word in error.problem + error.hint
+
+
+# Downloads
+
+
+def test_a_cut_download_goes_on_where_it_stopped(
+    proxy: FaultProxy, image: Image, tmp_path: Path
+) -> None:
+    layer = image.layers[0]
+    proxy.faults = [Fault("GET", layer.hex, cut_answer=n) for n in (1_000_000, 500_000, 0, 7)]
+    assert pull(proxy, tmp_path / "b").digest == image.digest
+    gets = proxy.requests("GET", layer.hex)
+    assert [item.headers.get("Range") for item in gets] == [
+        None,
+        "bytes=1000000-",
+        "bytes=1500000-",
+        "bytes=1500000-",
+        "bytes=1500007-",
+    ]
+    assert sum(item.sent for item in gets) == layer.size
+
+
+def test_progress_counts_each_byte_once_and_tries_anew_after_progress(
+    proxy: FaultProxy, image: Image, tmp_path: Path
+) -> None:
+    layer = image.layers[0]
+    proxy.faults = [Fault("GET", layer.hex, cut_answer=100_000, times=20)]
+    assert pull(proxy, tmp_path / "b").digest == image.digest
+    assert len(proxy.requests("GET", layer.hex)) == 21
+
+
+def test_a_download_that_gets_nowhere_ends(proxy: FaultProxy, image: Image, tmp_path: Path) -> None:
+    layer = image.layers[0]
+    proxy.faults = [Fault("GET", layer.hex, cut_answer=0, times=99)]
+    with pytest.raises(EngineError) as caught:
+        pull(proxy, tmp_path / "b")
+    check(caught.value, "cut", "tried 6 times", proxy.host)
+    assert len(proxy.requests("GET", layer.hex)) == 6
+
+
+_PULL = """
+import sys
+from pathlib import Path
+from imagekit.images.cache import Cache
+from imagekit.images.open import open_image
+from imagekit.images.registry.access import RegistryAccess
+open_image(sys.argv[1], Cache(Path(sys.argv[2])), RegistryAccess(insecure=True))
+"""
+
+
+def test_after_a_kill_only_the_rest_is_fetched(
+    proxy: FaultProxy, image: Image, tmp_path: Path
+) -> None:
+    layer, arrived = image.layers[0], 1_234_567
+    partial = tmp_path / "b" / "partial" / layer.hex
+    command = [sys.executable, "-c", _PULL, f"docker://{proxy.host}/team/app:1", tmp_path / "b"]
+
+    def kill() -> None:
+        deadline = time.monotonic() + 20
+        while partial.stat().st_size < arrived:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+
+    proxy.faults = [Fault("GET", layer.hex, cut_answer=arrived, at_cut=kill)]
+    process = subprocess.Popen(command)
+    assert process.wait() < 0
+    assert not Cache(tmp_path / "b").blobs.has(layer.digest)
+    assert pull(proxy, tmp_path / "b").digest == image.digest
+    gets = proxy.requests("GET", layer.hex)
+    assert [item.sent for item in gets] == [arrived, layer.size - arrived]
+    assert not partial.exists()
+
+
+def test_a_server_without_ranges_sends_everything_anew(
+    proxy: FaultProxy, image: Image, tmp_path: Path
+) -> None:
+    layer = image.layers[0]
+    proxy.faults = [
+        Fault("GET", layer.hex, cut_answer=1_000_000),
+        Fault("GET", layer.hex, drop=("Range",), cut_answer=2_000_000),
+        Fault("GET", layer.hex, status=416),
+    ]
+    assert pull(proxy, tmp_path / "b").digest == image.digest
+    gets = proxy.requests("GET", layer.hex)
+    assert [item.headers.get("Range") for item in gets] == [
+        None,
+        "bytes=1000000-",
+        "bytes=2000000-",
+        None,
+    ]
+
+
+def test_a_wrong_range_is_not_pasted_in(proxy: FaultProxy, image: Image, tmp_path: Path) -> None:
+    layer = image.layers[0]
+    wrong = {"Content-Range": f"bytes 0-{layer.size - 1}/{layer.size}"}
+    proxy.faults = [
+        Fault("GET", layer.hex, cut_answer=1_000_000),
+        Fault("GET", layer.hex, headers=wrong),
+    ]
+    assert pull(proxy, tmp_path / "b").digest == image.digest
+
+
+@pytest.mark.parametrize("left", [b"x" * 100, b"x" * 4_000_000])
+def test_a_partial_file_that_does_not_fit_is_thrown_away(
+    proxy: FaultProxy, image: Image, tmp_path: Path, left: bytes
+) -> None:
+    layer = image.layers[0]
+    partial = tmp_path / "b" / "partial" / layer.hex
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(left)
+    assert pull(proxy, tmp_path / "b").digest == image.digest
+    assert not partial.exists()
+
+
+def test_altered_bytes_are_never_taken(
+    proxy: FaultProxy, image: Image, cache: Cache, tmp_path: Path
+) -> None:
+    layer = image.layers[0]
+
+    def alter(content: bytes) -> bytes:
+        return content[:1000] + bytes([content[1000] ^ 1]) + content[1001:]
+
+    proxy.faults = [Fault("GET", layer.hex, swap=alter)]
+    assert pull(proxy, tmp_path / "b").digest == image.digest  # the second time they were right
+    proxy.faults = [Fault("GET", layer.hex, swap=alter, times=2)]
+    with pytest.raises(InputError) as caught:
+        pull(proxy, tmp_path / "c")
+    data = cache.blobs.path(layer.digest).read_bytes()
+    check(caught.value, layer.digest, digest_of(alter(data)), proxy.host)
+    assert not Cache(tmp_path / "c").blobs.has(layer.digest)
+
+
+def test_more_bytes_than_announced_are_never_written(
+    proxy: FaultProxy, image: Image, tmp_path: Path
+) -> None:
+    layer = image.layers[0]
+    longer = {"Content-Length": str(layer.size + 10)}
+    proxy.faults = [
+        Fault("GET", layer.hex, swap=lambda c: c + b"0123456789", headers=longer, times=2)
+    ]
+    with pytest.raises(InputError) as caught:
+        pull(proxy, tmp_path / "b")
+    check(caught.value, layer.digest)
+    assert (tmp_path / "b" / "partial" / layer.hex).stat().st_size <= layer.size
+
+
+def test_two_pulls_at_once_fetch_each_blob_once(
+    proxy: FaultProxy, image: Image, tmp_path: Path
+) -> None:
+    layer = image.layers[0]
+    proxy.faults = [Fault("GET", layer.hex, before=lambda: time.sleep(0.2))]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: pull(proxy, tmp_path / "b"), range(3)))
+    assert {item.digest for item in found} == {image.digest}
+    assert len(proxy.requests("GET", layer.hex)) == 1
+
+
+def test_a_disk_that_is_full_is_told_and_nothing_is_lost(
+    proxy: FaultProxy, image: Image, tmp_path: Path
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    try:
+        with pytest.raises(InputError) as caught:
+            pull(proxy, tmp_path / "b")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    check(caught.value, "partial", "too large")
+    proxy.seen.clear()
+    pull(proxy, tmp_path / "b")
+    assert sum(item.sent for item in proxy.requests("GET", image.layers[0].hex)) < SIZE
+
+
+def test_one_layer_that_fails_ends_the_others(
+    registry: Registry, proxy: FaultProxy, cache: Cache, tmp_path: Path
+) -> None:
+    image = make_image(cache, SIZE, SIZE, seed=3)
+    Pusher(PLAIN).push(image, at(registry.host))
+    reached, late = threading.Event(), threading.Event()
+
+    def stall() -> None:
+        reached.set()
+        late.wait(20)
+
+    proxy.faults = [
+        Fault("GET", image.layers[0].hex, cut_answer=1000, at_cut=stall),
+        Fault("GET", image.layers[1].hex, before=lambda: reached.wait(20) and None, status=403),
+    ]
+    began = time.monotonic()
+    with pytest.raises(EngineError, match="403"):
+        pull(proxy, tmp_path / "b")
+    assert time.monotonic() - began < 10
+    late.set()
+
+
+# What manifests claim
+
+
+def test_a_manifest_with_another_digest_is_refused(
+    proxy: FaultProxy, image: Image, tmp_path: Path
+) -> None:
+    pinned = RegistryReference(proxy.host, "team/app", None, image.digest)
+    proxy.faults = [Fault("GET", "manifests", swap=lambda c: c.replace(b'"layers"', b'"1ayers"'))]
+    with pytest.raises(InputError) as caught:
+        pull_image(pinned, Cache(tmp_path / "b"), PLAIN, NO_PROGRESS)
+    altered = digest_of(image.manifest.replace(b'"layers"', b'"1ayers"'))
+    check(caught.value, image.digest, altered)
+    lie = {"Docker-Content-Digest": digest_of(b"lie")}
+    proxy.faults = [Fault("GET", "manifests", headers=lie)]
+    with pytest.raises(InputError) as caught:
+        pull(proxy, tmp_path / "b")
+    check(caught.value, image.digest, digest_of(b"lie"))
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"schemaVersion":1,"fsLayers":[]}', "schema 1"),
+        (b"<html>hello</html>", "JSON"),
+        (b'{"schemaVersion":2,"manifests":[],"config":{},"layers":[]}', "no image manifest"),
+        (b"{}", "no image manifest"),
+        (b"[]", "object"),
+        (b"x" * (17 << 20), "more than"),
+    ],
+)
+def test_documents_that_are_no_manifest(
+    proxy: FaultProxy, image: Image, tmp_path: Path, body: bytes, words: str
+) -> None:
+    proxy.faults = [Fault("GET", "manifests", status=200, body=body)]
+    with pytest.raises((InputError, EngineError)) as caught:
+        pull(proxy, tmp_path / "b")
+    check(caught.value, words, proxy.host)
+
+
+def test_a_layer_that_is_elsewhere_is_refused(
+    proxy: FaultProxy, image: Image, tmp_path: Path
+) -> None:
+    kind = b"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+    body = image.manifest.replace(image.layers[0].media_type.encode(), kind)
+    proxy.faults = [
+        Fault("GET", "manifests", status=200, body=body),
+        Fault("HEAD", "manifests", status=404),
+    ]
+    with pytest.raises(InputError) as caught:
+        pull(proxy, tmp_path / "b")
+    check(caught.value, "another address")
+
+
+# Servers in trouble
+
+
+def test_a_busy_registry_is_asked_again_when_it_says(
+    proxy: FaultProxy, image: Image, tmp_path: Path
+) -> None:
+    proxy.faults = [
+        Fault("GET", "manifests", status=429, headers={"Retry-After": "1"}),
+        Fault("GET", "manifests", status=503),
+        Fault("GET", image.layers[0].hex, status=500, times=5),
+        Fault("GET", r"/v2/$", status=502),
+    ]
+    began = time.monotonic()
+    assert pull(proxy, tmp_path / "b").digest == image.digest
+    assert time.monotonic() - began >= 1
+    assert not any(fault.times for fault in proxy.faults)
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_a_registry_that_stays_in_trouble_is_given_up(
+    proxy: FaultProxy, image: Image, tmp_path: Path, status: int
+) -> None:
+    body = b'{"errors":[{"code":"BUSY","message":"come\\nback \\u001b[31mlater' + b"x" * 900
+    proxy.faults = [Fault("GET", "manifests", status=status, times=99, body=body + b'"}]}')]
+    with pytest.raises(EngineError) as caught:
+        pull(proxy, tmp_path / "b")
+    check(caught.value, str(status), "tried 6 times", "BUSY: come back", proxy.host)
+    assert len(caught.value.problem) < 500
+    assert len(proxy.requests("GET", "manifests")) == 6
+
+
+def test_a_wait_that_is_too_long_is_told(proxy: FaultProxy, image: Image, tmp_path: Path) -> None:
+    late = {"Retry-After": "86400"}
+    proxy.faults = [Fault("GET", "manifests", status=429, headers=late, times=9)]
+    with pytest.raises(EngineError) as caught:
+        pull(proxy, tmp_path / "b")
+    check(caught.value, "86400 s", "docker login")
+    assert len(proxy.requests("GET", "manifests")) == 1
+
+
+@pytest.mark.parametrize("status", [400, 403, 405, 410, 422])
+def test_a_refusal_is_not_repeated(
+    proxy: FaultProxy, image: Image, tmp_path: Path, status: int
+) -> None:
+    proxy.faults = [Fault("GET", "manifests", status=status, times=9)]
+    with pytest.raises(EngineError) as caught:
+        pull(proxy, tmp_path / "b")
+    check(caught.value, str(status), proxy.host)
+    assert len(proxy.requests("GET", "manifests")) == 1
+
+
+def test_silence_has_a_limit(
+    proxy: FaultProxy, image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "SILENCE_SECONDS", 0.2)
+    late = threading.Event()
+    proxy.faults = [Fault("GET", "manifests", times=9, before=lambda: late.wait(9) and None)]
+    with pytest.raises(EngineError) as caught:
+        pull(proxy, tmp_path / "b")
+    late.set()
+    check(caught.value, "silent", "tried 6 times")
+
+
+# Uploads
+
+
+def test_a_cut_upload_begins_anew(registry: Registry, proxy: FaultProxy, cache: Cache) -> None:
+    image = make_image(cache, SIZE)
+    layer = image.layers[0]
+    proxy.faults = [
+        Fault("PUT", layer.hex, cut_request=1_000_000, times=2),
+        Fault("PUT", layer.hex, status=503),
+        Fault("PUT", layer.hex, status=404, body=b'{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN"}]}'),
+        Fault("POST", "uploads", status=500),
+        Fault("PUT", "manifests", status=502),
+    ]
+    pushed = Pusher(PLAIN).push(image, at(proxy.host))
+    assert registry.tag("team/app", "1") == image.digest
+    assert pushed.sent == layer.size + image.config_descriptor.size + len(image.manifest)
+    assert not any(fault.times for fault in proxy.faults)
+
+
+def test_an_upload_whose_answer_is_lost_is_not_sent_again(
+    registry: Registry, proxy: FaultProxy, cache: Cache
+) -> None:
+    image = make_image(cache, SIZE)
+    cut = {"Content-Length": "9"}
+    proxy.faults = [Fault("PUT", image.layers[0].hex, headers=cut, cut_answer=0)]
+    Pusher(PLAIN).push(image, at(proxy.host))
+    assert registry.tag("team/app", "1") == image.digest
+    assert len(proxy.requests("PUT", image.layers[0].hex)) == 1
+
+
+def test_an_upload_that_gets_nowhere_leaves_the_tag(
+    registry: Registry, proxy: FaultProxy, image: Image, cache: Cache
+) -> None:
+    other = make_image(cache, SIZE, seed=8)
+    proxy.faults = [Fault("PUT", other.layers[0].hex, cut_request=70_000, times=99)]
+    with pytest.raises(EngineError) as caught:
+        Pusher(PLAIN).push(other, at(proxy.host))
+    check(caught.value, "cut", "tried 6 times", proxy.host)
+    assert registry.tag("team/app", "1") == image.digest
+
+
+def test_relative_upload_locations(cache: Cache, tmp_path: Path) -> None:
+    with start_registry(tmp_path / "relative", http="  relativeurls: true\n") as registry:
+        image = make_image(cache, 1000)
+        Pusher(PLAIN).push(image, at(registry.host))
+        assert registry.tag("team/app", "1") == image.digest
+
+
+IMMUTABLE = [
+    (400, "TAG_INVALID", "The image tag '1' already exists in the repository and is immutable"),
+    (412, "PRECONDITION", "Failed to process request due to 'app:1' configured as immutable."),
+    (409, "CONFLICT", "tag exists"),
+    (400, "ImageTagAlreadyExistsException", ""),
+    (403, "DENIED", "cannot be overwritten"),
+]
+
+
+@pytest.mark.parametrize(("status", "code", "message"), IMMUTABLE)
+def test_a_tag_that_cannot_be_moved(
+    registry: Registry,
+    proxy: FaultProxy,
+    image: Image,
+    cache: Cache,
+    status: int,
+    code: str,
+    message: str,
+) -> None:
+    body = f'{{"errors":[{{"code":"{code}","message":"{message}"}}]}}'.encode()
+    proxy.faults = [Fault("PUT", "manifests", status=status, body=body)]
+    with pytest.raises(EngineError) as caught:
+        Pusher(PLAIN).push(make_image(cache, 10, seed=4), at(proxy.host))
+    check(caught.value, "immutable", "choose another tag", code, f"{proxy.host}/team/app")
+    assert registry.tag("team/app", "1") == image.digest
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (413, "", ""),
+        (507, "", ""),
+        (403, "DENIED", "adding 5 MiB of storage will exceed the quota"),
+        (412, "PRECONDITION", "adding 5 MiB will exceed the configured upper limit of 1 MiB"),
+    ],
+)
+def test_a_registry_that_is_full(
+    proxy: FaultProxy, cache: Cache, status: int, code: str, message: str
+) -> None:
+    body = f'{{"errors":[{{"code":"{code}","message":"{message}"}}]}}'.encode() if code else b""
+    for method, path in (("POST", "uploads"), ("PUT", "blobs"), ("PUT", "manifests")):
+        proxy.faults = [Fault(method, path, status=status, body=body, times=9)]
+        with pytest.raises(EngineError) as caught:
+            Pusher(PLAIN).push(make_image(cache, 10), at(proxy.host, "fresh"))
+        check(caught.value, "make room", proxy.host)
+
+
+# No registry at all
+
+
+def test_what_is_no_registry(proxy: FaultProxy, image: Image, tmp_path: Path) -> None:
+    page = {"Content-Type": "text/html; charset=utf-8"}
+    for status in (200, 404):
+        proxy.faults = [Fault("GET", status=status, headers=page, body=b"<html>", times=9)]
+        with pytest.raises(EngineError) as caught:
+            pull(proxy, tmp_path / "b")
+        check(caught.value, "web page", "port", proxy.host)
+    proxy.faults = [Fault("GET", status=404, times=9)]
+    with pytest.raises(EngineError) as caught:
+        pull(proxy, tmp_path / "b")
+    check(caught.value, "no container registry", "404")
+
+
+def test_hosts_that_do_not_answer(tmp_path: Path) -> None:
+    for host, word in (("registry.invalid", "no such host"), ("127.0.0.1:1", "refused")):
+        for access in (RegistryAccess(), PLAIN):
+            with pytest.raises(EngineError) as caught:
+                pull_image(at(host), Cache(tmp_path / "b"), access, NO_PROGRESS)
+            check(caught.value, word, host, "https_proxy")
+
+
+def test_an_endless_redirect(proxy: FaultProxy, image: Image, tmp_path: Path) -> None:
+    target = {"Location": "/v2/team/app/manifests/1"}
+    proxy.faults = [Fault("GET", "manifests", status=307, headers=target, times=99)]
+    with pytest.raises(EngineError) as caught:
+        pull(proxy, tmp_path / "b")
+    check(caught.value, "redirects")
+    proxy.faults = [Fault("GET", "manifests", status=307, headers={"Location": "file:///etc/x"})]
+    with pytest.raises(EngineError) as caught:
+        pull(proxy, tmp_path / "b")
+    check(caught.value, "file")
