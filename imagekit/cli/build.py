@@ -10,6 +10,7 @@ from imagekit.cli.key import PassphraseFile
 from imagekit.cli.options import (
     DEFAULT_PROJECT,
     All,
+    BaseImage,
     CaCert,
     Date,
     Define,
@@ -69,6 +70,7 @@ def build(
     profile: Profile = None,
     manifest_template: Template = None,
     define: Define = None,
+    base_image: BaseImage = None,
     engine: Engine = "auto",
     locked: Locked = False,
     insecure: Insecure = False,
@@ -79,14 +81,14 @@ def build(
     """Build measured, signed enclave images: --epc 16g --log error, --select or --all."""
     from imagekit.cli.secrets import open_project_signer
     from imagekit.images.cache import Cache
-    from imagekit.release.bases import base_registry
+    from imagekit.release.bases import base_places
     from imagekit.release.dates import check_date
     from imagekit.release.delivery import Delivery, parse_push
     from imagekit.release.matrix import build_matrix, default_jobs
     from imagekit.release.metadata import document, write_metadata
     from imagekit.release.pipeline import CellBuilder, Output, open_base
 
-    project = open_project(file, profile, manifest_template, define)
+    project = open_project(file, profile, manifest_template, define, base_image)
     cells = choose_cells(project, epc, log, no_attest, libos, select, all_cells)
     target = Output.parse(output)
     check_date(date)
@@ -95,9 +97,8 @@ def build(
     options = base_options(engine, locked, access)
     signer = open_project_signer(project, key, passphrase_file)
     with ui.progress() as progress:
-        delivery = Delivery(
-            targets, load=load, access=access, base=base_registry(project), progress=progress
-        )
+        known = base_places(project, targets)
+        delivery = Delivery(targets, load=load, access=access, known=known, progress=progress)
         base = open_base(project, Cache(project.cache), options, talk=ui.say, progress=progress)
         shout(base.standin)
         with _cross_check(base, progress) if cross_check else nullcontext() as check:

@@ -37,6 +37,9 @@ Define = Annotated[
 Key = Annotated[Path | None, typer.Option(help="Signing key, PEM.")]
 Date = Annotated[str | None, typer.Option(help="YYYY-MM-DD for the SIGSTRUCT.")]
 
+BaseImage = Annotated[
+    str | None, typer.Option("--base", help="Image to take as base, instead of the project's own.")
+]
 Engine = Annotated[
     str, typer.Option(help="Who makes a base: auto, docker (an engine), assemble (no daemon).")
 ]
@@ -86,7 +89,11 @@ def base_options(
 
 
 def open_project(
-    file: Path, profile: str | None, template: Path | None, define: list[str] | None
+    file: Path,
+    profile: str | None,
+    template: Path | None,
+    define: list[str] | None,
+    base: str | None,
 ) -> "Project":
     """The project file with what the command line changes in it."""
     from imagekit.cli.tool import parse_defines
@@ -100,6 +107,10 @@ def open_project(
             f"profile {profile} in place of the project's own; the image's name is the same, "
             "its label and measurement are not"
         )
+    if base is not None:
+        from imagekit.release.bases import with_base
+
+        project = with_base(project, base)
     merged: dict[str, str | bool] = dict(project.gramine.define)
     merged |= parse_defines(define or [])
     gramine = project.gramine._replace(

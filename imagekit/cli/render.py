@@ -8,6 +8,7 @@ import typer
 from imagekit.cli.options import (
     DEFAULT_PROJECT,
     All,
+    BaseImage,
     CaCert,
     Define,
     Engine,
@@ -41,6 +42,7 @@ def render(
     profile: Profile = None,
     manifest_template: Template = None,
     define: Define = None,
+    base_image: BaseImage = None,
     engine: Engine = "auto",
     locked: Locked = False,
     insecure: Insecure = False,
@@ -53,7 +55,7 @@ def render(
     from imagekit.release.pipeline import open_base
     from imagekit.release.rendering import write_rendered
 
-    project = open_project(file, profile, manifest_template, define)
+    project = open_project(file, profile, manifest_template, define, base_image)
     every = all_cells or not (select or no_attest or epc is not None or log is not None)
     cells = choose_cells(project, epc, log, no_attest, libos, select, every)
     options = base_options(engine, locked, registry_access(insecure, cacert))

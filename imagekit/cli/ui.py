@@ -31,11 +31,16 @@ class Ui:
     def say(self, line: str) -> None:
         """Print a remark on stderr."""
         if not self.quiet:
-            print(line, file=sys.stderr, flush=True)
+            self._line(line)
 
     def warn(self, line: str) -> None:
         """Print a warning on stderr."""
-        print(f"warning: {line}", file=sys.stderr, flush=True)
+        self._line(f"warning: {line}")
+
+    def _line(self, text: str) -> None:
+        # in one piece: several threads may talk at once
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
     def result(self, text: str) -> None:
         """Print a result on stdout."""

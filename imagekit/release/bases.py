@@ -1,6 +1,6 @@
 """The project's base image: opened if it exists, assembled if the project file says how."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from imagekit.images.progress import NO_PROGRESS, Progress
 from imagekit.images.references import Reference, RegistryReference, parse_reference
 from imagekit.images.registry.access import RegistryAccess
 from imagekit.release.dates import source_date_epoch
+from imagekit.release.delivery import PushTarget
 from imagekit.spec.base_values import BaseReference, BaseSpec
 from imagekit.spec.project import Project
 
@@ -137,10 +138,32 @@ def base_image(
     return made.image
 
 
-def base_registry(project: Project) -> RegistryReference | None:
-    """Give where in a registry the project's base is, or None."""
+def with_base(project: Project, image: str) -> Project:
+    """Give the project with another base: an image that exists already.
+
+    Args:
+        project: the project.
+        image: reference with its transport; a path is relative to the current folder.
+
+    Raises:
+        UsageError: not a reference.
+    """
+    reference = parse_reference(image)
+    if isinstance(reference, Reference):
+        reference = replace(reference, path=reference.path.absolute())
+    return replace(project, base=BaseReference(str(reference)))
+
+
+def base_places(project: Project, targets: Sequence[PushTarget]) -> list[RegistryReference]:
+    """Give where in registries the project's base is, or may be.
+
+    Args:
+        project: the project.
+        targets: where images are pushed to: ``base build --push`` may have brought the base there.
+    """
+    places = [target.reference(project.base_name) for target in targets if target.exact is None]
     if isinstance(project.base, BaseReference):
         reference = parse_reference(project.base.image)
         if isinstance(reference, RegistryReference):
-            return reference
-    return None
+            places.insert(0, reference)
+    return places

@@ -98,8 +98,7 @@ class Delivery:
         targets: what ``--push`` says, in that order.
         load: whether images go to the engine, too.
         access: how registries are reached.
-        base: where the base came from, if it came from a registry: its layers need not be sent to
-            that registry again.
+        known: where the base is or may be: what is there need not be sent to that registry again.
         progress: told the bytes.
 
     Raises:
@@ -112,7 +111,7 @@ class Delivery:
         *,
         load: bool,
         access: RegistryAccess,
-        base: RegistryReference | None = None,
+        known: Sequence[RegistryReference] = (),
         progress: Progress = NO_PROGRESS,
     ) -> None:
         self._targets, self._progress = tuple(targets), progress
@@ -125,7 +124,7 @@ class Delivery:
         if targets:
             from imagekit.images.registry.push import Pusher
 
-            self._pusher = Pusher(access, progress, known=(base,) if base else ())
+            self._pusher = Pusher(access, progress, known)
 
     @property
     def places(self) -> int:
