@@ -8,6 +8,7 @@ The keys under ``base:`` of ``imagekit.yaml``, either ``image`` alone (an image 
         variant: minbase           # package set to start from, default minbase
         mirrors: []                # URLs or one-line "deb …" entries; none = mmdebstrap's default
         snapshot: 20260101T000000Z # replaces {snapshot} in mirrors and source URIs
+        builder: debian:12@sha256:… # image in which a container engine makes the base
       packages: [openjdk-17-jre-headless]
       sources:                     # further apt archives; each needs the key that signs it
         - {name: gramine, uri: https://…, suites: [bookworm], components: [main],
@@ -24,6 +25,7 @@ The keys under ``base:`` of ``imagekit.yaml``, either ``image`` alone (an image 
       entrypoint: [/usr/bin/tini, --]
       exclude: ["/usr/share/doc/*"]  # globs (* also matches "/") left out of the distribution layer
       date: 2026-01-01             # the time stamps in the image, unless SOURCE_DATE_EPOCH is set
+      ca_bundle: ./company-ca.pem  # certificates trusted while the base is made, not part of it
 
 This module makes values and reads nothing but YAML nodes; :mod:`imagekit.images.bases` builds.
 """
@@ -36,6 +38,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from imagekit.errors import UsageError
 from imagekit.spec.base_values import (
     ARCHIVE_SUFFIXES,
     DEFAULT_EPOCH,
@@ -50,6 +53,7 @@ from imagekit.spec.base_values import (
     SourceKey,
 )
 from imagekit.spec.fields import Node, shown
+from imagekit.spec.names import parse_image_reference
 
 __all__ = [
     "ARCHIVE_SUFFIXES",
@@ -96,6 +100,7 @@ _BASE_KEYS = (
     "entrypoint",
     "exclude",
     "date",
+    "ca_bundle",
 )
 _ARTIFACT_KEYS = ("pypi", "url", "path", "sha256", "take", "strip", "to", "mode")
 
@@ -140,6 +145,7 @@ def parse_base(node: Node) -> BaseSpec | BaseReference:
         entrypoint=keys["entrypoint"].strings(minimum=1) if "entrypoint" in keys else (),
         exclude=tuple(value for _, value in _items(get("exclude"), _glob)),
         date=_date(get("date")),
+        ca_bundle=keys["ca_bundle"].string() if "ca_bundle" in keys else None,
     )
     _check_snapshot(keys["distribution"], spec)
     return spec
@@ -162,7 +168,8 @@ def _unique(items: Sequence[tuple[Node, _T]], attribute: str) -> tuple[_T, ...]:
 
 
 def _distribution(node: Node) -> Distribution:
-    keys = node.mapping(("suite", "variant", "mirrors", "snapshot"), required=("suite",))
+    names = ("suite", "variant", "mirrors", "snapshot", "builder")
+    keys = node.mapping(names, required=("suite",))
     snapshot = _optional(
         keys.get("snapshot"), _SNAPSHOT, "a snapshot time such as 20260101T000000Z"
     )
@@ -171,7 +178,22 @@ def _distribution(node: Node) -> Distribution:
         variant=keys["variant"].choice(VARIANTS) if "variant" in keys else "minbase",
         mirrors=tuple(v for _, v in _items(keys.get("mirrors"), lambda n: _mirror(n, snapshot))),
         snapshot=snapshot,
+        builder=_builder(keys["builder"]) if "builder" in keys else None,
     )
+
+
+def _builder(node: Node) -> str:
+    text = node.string(what="the name of an image")
+    try:
+        reference = parse_image_reference(text)
+    except UsageError as error:
+        raise node.error(f"{shown(text)} is no name of an image", error.hint) from None
+    if not (reference.digest or "").startswith("sha256:"):
+        raise node.error(
+            f"{shown(text)} is not pinned: the same name can mean another image tomorrow",
+            "add the image's digest: NAME:TAG@sha256:…",
+        )
+    return text
 
 
 def _mirror(node: Node, snapshot: str | None) -> str:

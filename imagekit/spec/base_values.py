@@ -54,6 +54,8 @@ class Distribution(NamedTuple):
         variant: one of :data:`VARIANTS`.
         mirrors: URLs or one-line apt entries, with ``{snapshot}`` replaced already.
         snapshot: ``YYYYMMDDThhmmssZ`` or None.
+        builder: the image, pinned by digest, in which a container engine makes the base; None for
+            one that imagekit makes itself. It changes nothing in the base.
 
     """
 
@@ -61,6 +63,7 @@ class Distribution(NamedTuple):
     variant: str = "minbase"
     mirrors: tuple[str, ...] = ()
     snapshot: str | None = None
+    builder: str | None = None
 
 
 class SourceKey(NamedTuple):
@@ -151,7 +154,10 @@ class BaseFile(NamedTuple):
 
 @dataclass(frozen=True)
 class BaseSpec:
-    """How a base is assembled; see the module's text for the keys. ``env`` is sorted by name."""
+    """How a base is assembled; see the module's text for the keys. ``env`` is sorted by name.
+
+    ``ca_bundle`` is a path as written: certificates that are trusted while the base is made.
+    """
 
     distribution: Distribution
     packages: tuple[str, ...] = ()
@@ -164,6 +170,7 @@ class BaseSpec:
     entrypoint: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     date: str | None = None
+    ca_bundle: str | None = None
 
     @property
     def epoch(self) -> int:

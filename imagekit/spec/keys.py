@@ -73,6 +73,11 @@ KEYS: dict[str, Key] = {
         "Time that replaces {snapshot} in mirrors and source URIs.",
         pattern="^[0-9]{8}T[0-9]{6}Z$",
     ),
+    "base.distribution.builder": Key(
+        "text",
+        "Image, pinned by digest, in which a container engine makes the base: Debian 12 or later.",
+        pattern="@sha256:[0-9a-f]{64}$",
+    ),
     "base.packages": Key("texts", "Packages, optionally name=version."),
     "base.sources": Key("mappings", "Further apt archives."),
     "base.sources[].name": Key("text", "Short name.", True, pattern="^[a-z0-9][a-z0-9_-]*$"),
@@ -110,6 +115,11 @@ KEYS: dict[str, Key] = {
     "base.exclude": Key("texts", "Patterns of absolute paths left out of the base."),
     "base.date": Key(
         "text", "Day of all time stamps, YYYY-MM-DD.", pattern="^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
+    ),
+    "base.ca_bundle": Key(
+        "text",
+        "File of PEM certificates, relative to this file: trusted while the base is made, "
+        "not part of it.",
     ),
     "matrix": Key("mapping", "The axes: every combination is a cell, every cell an image.", True),
     "matrix.epc": Key("sizes", f"Enclave sizes: each a {_SIZE}.", True, least=1),

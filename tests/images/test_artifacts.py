@@ -19,10 +19,11 @@ import pytest
 from imagekit.errors import EngineError, InputError
 from imagekit.images.bases import workdir
 from imagekit.images.bases.artifacts import fetch
-from imagekit.images.bases.debian import Package, deb822
 from imagekit.images.bases.jks import TrustedCertificate, parse_jks, rewrite_truststore, write_jks
 from imagekit.images.bases.lock import BaseLock, drift, load_lock, write_lock
 from imagekit.images.bases.normalise import Normaliser
+from imagekit.images.bases.packages import Package
+from imagekit.images.bases.recipe import deb822
 from imagekit.images.bases.workdir import hold, remove_tree, work_folder
 from imagekit.images.cache import Cache
 from imagekit.spec.base import AptSource, Artifact, SourceKey

@@ -15,8 +15,8 @@ import pytest
 
 from imagekit.errors import EngineError, InputError
 from imagekit.images.bases.assemble import STANDIN_LABEL, assemble, lock_base
-from imagekit.images.bases.debian import Package
 from imagekit.images.bases.lock import BaseLock
+from imagekit.images.bases.packages import Package
 from imagekit.images.cache import Cache
 from imagekit.spec.base import parse_base
 from imagekit.spec.fields import parse_yaml
@@ -40,15 +40,11 @@ if os.path.exists(f"{state}/sleep"):
     time.sleep(60)
 run = sum(1 for _ in open(f"{state}/calls"))
 for word in sys.argv[1:]:
-    if word.startswith("--customize-hook=download "):
-        _, inside, outside = word.split(" ")
-        version = open(f"{state}/version").read() if os.path.exists(f"{state}/version") else "1.0"
-        with open(outside, "w") as output:
-            if inside.endswith("packages"):
-                output.write(f"tini\\t{version}\\tamd64\\nlocal\\t1\\tall\\n")
-            else:
-                output.write(f"Package: tini\\nVersion: {version}\\nArchitecture: amd64\\n"
-                             f"SHA256: {'ab' * 32}\\n")
+    if word.startswith("--aptopt=Acquire::https::CAInfo "):
+        ca = open(word.split('"')[1]).read()
+        with open(f"{state}/ca", "w") as output:
+            output.write(ca)
+version = open(f"{state}/version").read() if os.path.exists(f"{state}/version") else "1.0"
 target = [word for word in sys.argv[1:] if not word.startswith("-")][1]
 entries = [
     ("etc", None), ("tmp", None), ("opt", None), ("usr", None), ("usr/bin", None),
@@ -57,6 +53,13 @@ entries = [
     ("etc/shadow", f"root:*:{20000 + run}:0:::::\\n"), ("usr/bin/tool", "#!/bin/sh\\n"),
     ("usr/share", None), ("usr/share/doc", None), ("usr/share/doc/x", "doc"),
     ("etc/apt/sources.list", "deb http://m b main\\n"), ("usr/lib/a.pyc", str(run)),
+    ("tmp/imagekit", None),
+    ("tmp/imagekit/installed", f"tini\\t{version}\\tamd64\\nlocal\\t1\\tall\\n"),
+    ("tmp/imagekit/available", f"Package: tini\\nVersion: {version}\\nArchitecture: amd64\\n"
+                               f"SHA256: {'ab' * 32}\\n"),
+    ("var/lib/apt", None),
+    ("var/lib/apt/extended_states", "Package: b\\n\\nPackage: a\\n\\n" if run % 2 else
+                                    "Package: a\\n\\nPackage: b\\n\\n"),
 ]
 if run % 2:
     entries.reverse()
@@ -287,9 +290,13 @@ def test_mmdebstraps_arguments(state, cache, tmp_path):
         """
     assemble(spec(text), tmp_path, cache, EPOCH)
     words = calls(state)[0]
-    assert "--include=bash,tini" in words and "--variant=minbase" in words
+    fetch = 'sh "$1"/tmp/imagekit/fetch.sh "$1" bash tini "$1"/tmp/imagekit/0.deb'
+    assert f"--customize-hook={fetch}" in words and "--variant=minbase" in words
+    install = 'chroot "$1" /bin/sh /tmp/imagekit/install.sh bash tini'
+    assert words.index(f"--customize-hook={install}") > words.index(f"--customize-hook={fetch}")
+    assert not any(word.startswith("--include") for word in words)
     assert any(w.endswith(" /etc/apt/sources.list.d/extra.sources") for w in words)
-    assert f"--customize-hook=upload '{tmp_path}/my x.deb' /tmp/imagekit-0.deb" in words
+    assert f"--customize-hook=upload '{tmp_path}/my x.deb' /tmp/imagekit/0.deb" in words
 
 
 def test_a_missing_mmdebstrap_is_named_with_the_line_that_installs_it(cache, tmp_path, monkeypatch):

@@ -40,6 +40,7 @@ def fetch(
     cache: Cache,
     sha256: str | None,
     progress: Progress = NO_PROGRESS,
+    ca_bundle: bytes | None = None,
 ) -> Fetched:
     """Bring an artifact here and check it.
 
@@ -49,6 +50,7 @@ def fetch(
         cache: where fetched files are kept (``cache.artifacts``).
         sha256: the hash it must have (64 hex digits); None only while a lock is made.
         progress: told the bytes.
+        ca_bundle: certificates (PEM) to be trusted besides the system's.
 
     Raises:
         InputError: the wrong hash, or a local file that is missing or unreadable.
@@ -62,9 +64,9 @@ def fetch(
             return found
     with work_folder(cache.folder("work")) as folder:
         if artifact.kind == "url":
-            path = download(artifact.source, folder / "download", sha256, progress)
+            path = download(artifact.source, folder / "download", sha256, progress, ca_bundle)
         else:
-            path = pip_download(artifact.source, folder, sha256, progress)
+            path = pip_download(artifact.source, folder, sha256, progress, ca_bundle)
         found_hash = hash_file(path, None, progress)
         if sha256 is not None and found_hash != sha256:
             raise wrong_hash(artifact.name, sha256, found_hash)
@@ -72,7 +74,12 @@ def fetch(
 
 
 def fetch_url(
-    name: str, url: str, sha256: str, cache: Cache, progress: Progress = NO_PROGRESS
+    name: str,
+    url: str,
+    sha256: str,
+    cache: Cache,
+    progress: Progress = NO_PROGRESS,
+    ca_bundle: bytes | None = None,
 ) -> Fetched:
     """Fetch a URL with a known hash, for what is no artifact (an archive's public key).
 
@@ -80,7 +87,7 @@ def fetch_url(
         InputError: the wrong hash; EngineError: the server or network failed.
     """
     artifact = Artifact("url", url, sha256, where=name)
-    return fetch(artifact, Path(), cache, sha256, progress)
+    return fetch(artifact, Path(), cache, sha256, progress, ca_bundle)
 
 
 def hash_file(path: Path, label: str | None, progress: Progress) -> str:

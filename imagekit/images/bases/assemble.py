@@ -6,19 +6,19 @@ so a changed artifact does not make the distribution anew; the image is kept und
 whole.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imagekit.enclave.standin import is_standin
 from imagekit.errors import InputError
 from imagekit.files import locked
-from imagekit.images.bases.artifacts import fetch
 from imagekit.images.bases.cache import BaseCache, LayerRecord
-from imagekit.images.bases.debian import Package, bootstrap
+from imagekit.images.bases.debian import Bootstrap, bootstrap
 from imagekit.images.bases.inputs import BaseInputs, with_hashes
 from imagekit.images.bases.lock import LOCK_NAME, BaseLock, PackageDrift, drift
 from imagekit.images.bases.normalise import Normaliser
+from imagekit.images.bases.packages import AVAILABLE, INSTALLED, Package, packages_of
 from imagekit.images.bases.repack import (
     Node,
     Tree,
@@ -27,6 +27,7 @@ from imagekit.images.bases.repack import (
     read_tree,
     write_tree,
 )
+from imagekit.images.bases.unpack import Unpacking, unpack
 from imagekit.images.bases.workdir import work_folder
 from imagekit.images.cache import Cache
 from imagekit.images.compose import new_image, rfc3339
@@ -68,6 +69,7 @@ def assemble(
     *,
     locked_only: bool = False,
     refresh: bool = False,
+    make_root: Bootstrap = bootstrap,
 ) -> Assembled:
     """Make the base, or take it from the cache.
 
@@ -80,13 +82,14 @@ def assemble(
         progress: told the steps and bytes.
         locked_only: refuse packages that are not the locked ones (instead of reporting them).
         refresh: ask the archive again although the distribution layer is in the cache.
+        make_root: what makes the distribution's root; the layer made of it is the same.
 
     Raises:
         InputError: a missing or wrong hash, a missing file, or (``locked_only``) other packages.
         EngineError: mmdebstrap, pip or the network failed.
     """
     resolved = with_hashes(spec, lock)
-    inputs = BaseInputs(resolved, project_dir, cache, epoch, lock, progress)
+    inputs = BaseInputs(resolved, project_dir, cache, epoch, lock, progress, make_root)
     records = BaseCache(cache)
     key = records.key("base", inputs.key_of_all())
     with locked(records.lock_path(key)):
@@ -111,6 +114,7 @@ def lock_base(
     epoch: int,
     progress: Progress = NO_PROGRESS,
     previous: BaseLock | None = None,
+    make_root: Bootstrap = bootstrap,
 ) -> BaseLock:
     """Find out the hashes and package versions that a base is made of now.
 
@@ -121,15 +125,16 @@ def lock_base(
         InputError, EngineError: as for :func:`assemble`.
     """
     known = previous.artifacts if previous is not None else {}
+    unlocked = BaseInputs(spec, project_dir, cache, epoch, previous, progress)
     hashes: dict[str, str] = {}
     for artifact in spec.artifacts:
         if artifact.sha256 is None:
-            sha256 = known.get(artifact.name)
-            hashes[artifact.name] = fetch(artifact, project_dir, cache, sha256, progress).sha256
+            locked_one = replace(artifact, sha256=known.get(artifact.name))
+            hashes[artifact.name] = unlocked.fetch(locked_one).sha256
     hashes_only = BaseLock(hashes)
     resolved = with_hashes(spec, hashes_only)
     records = BaseCache(cache)
-    inputs = BaseInputs(resolved, project_dir, cache, epoch, hashes_only, progress)
+    inputs = BaseInputs(resolved, project_dir, cache, epoch, hashes_only, progress, make_root)
     distribution = _distribution(inputs, records, refresh=True)
     lock = BaseLock(hashes, distribution.packages)
     later = BaseInputs(resolved, project_dir, cache, epoch, lock, progress)
@@ -152,18 +157,17 @@ def _distribution(inputs: BaseInputs, records: BaseCache, refresh: bool) -> Laye
 
 def _make_distribution(inputs: BaseInputs) -> LayerRecord:
     spec, cache, progress = inputs.spec, inputs.cache, inputs.progress
-    debs = [
-        fetch(artifact, inputs.project_dir, cache, artifact.sha256, progress).path
-        for artifact in spec.artifacts
-        if artifact.is_deb
-    ]
-    keys = inputs.source_keys()
+    ingredients = inputs.ingredients()
     normaliser = Normaliser(inputs.epoch, spec.exclude)
     with work_folder(cache.folder("work")) as folder:
-        root, packages = bootstrap(spec, debs, keys, folder, inputs.epoch, progress)
+        root = inputs.bootstrap(ingredients, folder, progress)
         where = f"distribution {spec.distribution.suite}"
-        tree = read_tree(root, folder, where, progress, lambda path: normaliser.keep("/" + path))
+        lists = (INSTALLED, AVAILABLE)
+        tree = read_tree(
+            root, folder, where, progress, lambda path: path in lists or normaliser.keep("/" + path)
+        )
         with tree.content:
+            packages = packages_of(tree)
             nodes = {p: n for p, n in tree.nodes.items() if normaliser.keep("/" + p)}
             for path, node in nodes.items():
                 if node.kind == REGULAR and normaliser.rewrites("/" + path):
@@ -178,70 +182,14 @@ def _artifact_layer(
     found = records.layer(key)
     if found is not None:
         return found
-    fetched = fetch(artifact, inputs.project_dir, inputs.cache, artifact.sha256, inputs.progress)
-    to = (artifact.to or "/").strip("/")
+    fetched = inputs.fetch(artifact)
     with work_folder(inputs.cache.folder("work")) as folder:
-        rename = renamer(artifact, to)
-        if artifact.is_archive:
-            tree = read_tree(
-                fetched.path,
-                folder,
-                artifact.name,
-                inputs.progress,
-                lambda path: rename(path) is not None,
-            )
-        else:
-            node = Node(REGULAR, artifact.mode, size=fetched.size, offset=0)
-            tree = Tree({to: node}, fetched.path.open("rb"))
+        tree = unpack(Unpacking.of(artifact), fetched.path, folder, inputs.progress)
         with tree.content:
-            nodes = _renamed(artifact, tree, rename) if artifact.is_archive else dict(tree.nodes)
-            add_parents(nodes, below.special)
-            made = _record(nodes, tree, inputs, artifact.name, ())
+            add_parents(tree.nodes, below.special)
+            made = _record(tree.nodes, tree, inputs, artifact.name, ())
     records.save_layer(key, made)
     return made
-
-
-def renamer(artifact: Artifact, to: str) -> Callable[[str], str | None]:
-    """Give the function from a path in the archive to the path in the image, None = not taken."""
-    prefix = f"{to}/" if to else ""
-
-    def take(path: str) -> str | None:
-        inner = artifact.take or ""
-        if path == inner:
-            return to or None
-        return prefix + path[len(inner) + 1 :] if path.startswith(inner + "/") else None
-
-    def strip(path: str) -> str | None:
-        parts = path.split("/")[artifact.strip :]
-        return prefix + "/".join(parts) if parts else None
-
-    return take if artifact.take else strip
-
-
-def _renamed(
-    artifact: Artifact, tree: Tree, rename: Callable[[str], str | None]
-) -> dict[str, Node]:
-    nodes: dict[str, Node] = {}
-    for path, node in tree.nodes.items():
-        target = rename(path)
-        if target is None:
-            continue
-        if target in nodes and not nodes[target].kind == node.kind == DIRECTORY:
-            raise InputError(
-                f"{artifact.name}: two entries become /{target}", "strip fewer components"
-            )
-        # owner and modes of an archive are those of whoever packed it
-        node.uid = node.gid = 0
-        node.mode = 0o755 if node.kind == DIRECTORY or node.mode & 0o111 else 0o644
-        node.capability = None
-        nodes[target] = node
-    if not any(node.kind != DIRECTORY for node in nodes.values()):
-        tops = sorted({path.partition("/")[0] for path in tree.nodes})[:5]
-        raise InputError(
-            f"{artifact.where or artifact.name}: take or strip leaves nothing of the archive",
-            f"at its top it has: {', '.join(tops)}",
-        )
-    return nodes
 
 
 def _record(
@@ -287,21 +235,28 @@ def _build(inputs: BaseInputs, records: BaseCache, distribution: LayerRecord) ->
     if spec.files:
         layers.append(_files_layer(inputs, distribution))
         history.append(f"imagekit: {len(spec.files)} files")
-    labels = {"org.opencontainers.image.created": rfc3339(inputs.epoch)}
-    if any(record.standin for record, _ in parts):
-        labels[STANDIN_LABEL] = "true"
     return new_image(
         layers,
         inputs.cache.blobs,
         created=inputs.epoch,
         history=history,
-        labels=labels,
-        env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-        | dict(spec.env),
+        labels=base_labels(inputs.epoch, any(record.standin for record, _ in parts)),
+        env=base_environment(spec),
         entrypoint=spec.entrypoint or None,
         user=spec.user,
         workdir=spec.workdir,
     )
+
+
+def base_labels(epoch: int, standin: bool) -> dict[str, str]:
+    """Give the labels of a base; ``standin``: a stand-in for Gramine is in it."""
+    labels = {"org.opencontainers.image.created": rfc3339(epoch)}
+    return labels | ({STANDIN_LABEL: "true"} if standin else {})
+
+
+def base_environment(spec: BaseSpec) -> dict[str, str]:
+    """Give the environment of a base."""
+    return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"} | dict(spec.env)
 
 
 def _files_layer(inputs: BaseInputs, below: LayerRecord) -> Layer:

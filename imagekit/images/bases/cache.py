@@ -13,13 +13,13 @@ from typing import Any
 
 from imagekit.errors import InputError
 from imagekit.files import remove_stale, write_atomically
-from imagekit.images.bases.debian import Package
 from imagekit.images.bases.lock import package_from_json, package_json
+from imagekit.images.bases.packages import Package
 from imagekit.images.bases.repack import Node
 from imagekit.images.cache import Cache
 from imagekit.images.layers import Layer
 from imagekit.images.oci import (
-    OCI_LAYER,
+    OCI_LAYER_GZIP,
     OCI_MANIFEST,
     Descriptor,
     Image,
@@ -72,9 +72,10 @@ class BaseCache:
         value = self._load(key)
         with suppress(KeyError, TypeError, ValueError, InputError, AttributeError):
             digest, size = check_digest(value["digest"], key), int(value["size"])
+            diff_id = check_digest(value["diff_id"], key)
             if self.blobs.has(digest, size):
                 return LayerRecord(
-                    Layer(Descriptor(OCI_LAYER, digest, size), digest),
+                    Layer(Descriptor(OCI_LAYER_GZIP, digest, size), diff_id),
                     tuple(package_from_json(item) for item in value["packages"]),
                     {
                         path: Node(DIRECTORY, mode, uid, gid)
@@ -93,6 +94,7 @@ class BaseCache:
         """
         descriptor = record.layer.descriptor
         value = {
+            "diff_id": record.layer.diff_id,
             "digest": descriptor.digest,
             "links": record.links,
             "packages": [package_json(package) for package in record.packages],

@@ -4,22 +4,22 @@ mmdebstrap works without a daemon, as root or in a user namespace, and checks wh
 through apt (Release signatures, then SHA-256 of every index and package).
 """
 
-import base64
 import os
-import re
-import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from imagekit.errors import EngineError, InputError
 from imagekit.files import disk_error
+from imagekit.images.bases.packages import WORK
 from imagekit.images.bases.process import one_line, run_program
+from imagekit.images.bases.recipe import FETCH, INSTALL, Ingredients, mmdebstrap_options, script
+from imagekit.images.bases.trust import CA_HINT, with_system
 from imagekit.images.progress import NO_PROGRESS, Progress
-from imagekit.spec.base import AptSource, BaseSpec
 
 _KEPT_VARIABLES = (
     "HOME",
@@ -33,22 +33,8 @@ _KEPT_VARIABLES = (
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
 )
-_ARMOR_BEGIN = b"-----BEGIN PGP PUBLIC KEY BLOCK-----"
-_FIELD = re.compile(r"(Package|Version|Architecture|SHA256): (\S+)")
-_LIST = "/tmp/imagekit-packages"  # noqa: S108 - inside the new root
-_AVAILABLE = "/tmp/imagekit-available"  # noqa: S108
 
-_LIST_HOOK = (
-    "chroot \"$1\" dpkg-query -W -f='${Package}\\t${Version}\\t${Architecture}\\n' "
-    f'> "$1{_LIST}" && APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-cache dumpavail '
-    f"| grep -E '^(Package|Version|Architecture|SHA256): ' > \"$1{_AVAILABLE}\""
-)
-_INSTALL_HOOK = (
-    'if [ -x "$1/usr/bin/apt-get" ]; then chroot "$1" apt-get install --yes '
-    '--no-install-recommends {debs}; else chroot "$1" dpkg --install {debs}; fi'
-)
-
-_HINTS = (
+PACKAGE_HINTS = (
     (
         ("Unable to locate package", "has no installation candidate", "was not found"),
         "check the names under base.packages and the components of the mirrors",
@@ -64,8 +50,7 @@ _HINTS = (
     ),
     (
         ("certificate verification failed", "certificate is NOT trusted", "No system certificates"),
-        "install the CA of that server (or of your proxy) on this machine: "
-        "/usr/local/share/ca-certificates, then update-ca-certificates",
+        CA_HINT,
     ),
     (("No space left",), "free some space in TMPDIR (default /tmp), or set TMPDIR elsewhere"),
     (
@@ -74,38 +59,28 @@ _HINTS = (
     ),
     (("unmet dependencies", "Depends:"), "add what is missing to base.packages"),
 )
+"""Signs in the output of apt, dpkg and mmdebstrap, and what to do about them."""
 
 
-@dataclass(frozen=True, order=True)
-class Package:
-    """An installed package; ``sha256`` is that of the .deb where apt knows it."""
+class Bootstrap(Protocol):
+    """A way to make a distribution's root; :func:`bootstrap` is the one without an engine."""
 
-    name: str
-    version: str
-    architecture: str
-    sha256: str | None = None
+    def __call__(self, ingredients: Ingredients, folder: Path, progress: Progress) -> Path:
+        """See :func:`bootstrap`."""
+        ...
 
 
-def bootstrap(
-    spec: BaseSpec,
-    debs: Sequence[Path],
-    keys: Mapping[str, bytes],
-    folder: Path,
-    epoch: int,
-    progress: Progress = NO_PROGRESS,
-) -> tuple[Path, tuple[Package, ...]]:
+def bootstrap(ingredients: Ingredients, folder: Path, progress: Progress = NO_PROGRESS) -> Path:
     """Make the distribution's root.
 
     Args:
-        spec: distribution, packages and sources are used.
-        debs: local packages, installed last.
-        keys: the public key of every source, by the source's name.
+        ingredients: what from.
         folder: an empty scratch folder.
-        epoch: SOURCE_DATE_EPOCH, seconds since 1970.
         progress: told the steps.
 
     Returns:
-        The root as a tar file in ``folder``, not normalised, and the installed packages, sorted.
+        The root as a tar file in ``folder``, not normalised, with the lists of its packages (see
+        :func:`imagekit.images.bases.packages.packages_of`).
 
     Raises:
         InputError: mmdebstrap is missing, or the disk refuses.
@@ -115,93 +90,66 @@ def bootstrap(
     if program is None:
         raise InputError(
             "mmdebstrap is not installed, and nothing else here assembles a distribution",
-            "sudo apt-get install mmdebstrap",
+            "sudo apt-get install mmdebstrap, or take --engine docker",
         )
+    spec = ingredients.spec
     folder = folder.absolute()  # mmdebstrap runs in there
     target = folder / "root.tar"
-    hooks = _hooks(spec, [deb.absolute() for deb in debs], keys, folder)
-    argv = [
-        *_own_mounts(),
-        program,
-        f"--variant={spec.distribution.variant}",
-        "--architectures=amd64",
-        "--format=tar",
-        *([f"--include={','.join(sorted(spec.packages))}"] if spec.packages else []),
-        *_snapshot_options(spec),
-        *hooks,
-        spec.distribution.suite,
-        str(target),
-        *spec.distribution.mirrors,
-    ]
-    with _Steps(spec.distribution.suite, progress) as steps:
-        done = run_program(argv, env=_environment(epoch, folder), folder=folder, on_line=steps.line)
+    files = {FETCH: script(FETCH), INSTALL: script(INSTALL), **ingredients.apt_sources()}
+    _write(folder, files)
+    with _ca_file(ingredients, folder) as ca_file:
+        argv = [
+            *_own_mounts(),
+            program,
+            *mmdebstrap_options(
+                ingredients,
+                folder=str(folder),
+                debs=[str(deb.absolute()) for deb in ingredients.debs],
+                ca_file=ca_file,
+            ),
+            f"--customize-hook={_install(ingredients)}",
+            "--format=tar",
+            spec.distribution.suite,
+            str(target),
+            *spec.distribution.mirrors,
+        ]
+        env = _environment(ingredients.epoch, folder)
+        with _Steps(spec.distribution.suite, progress) as steps:
+            done = run_program(argv, env=env, folder=folder, on_line=steps.line)
     if done.code != 0:
         raise _failure(done.code, done.tail)
-    return target, _packages(folder)
+    return target
 
 
-def deb822(source: AptSource, key: bytes) -> str:
-    """Give the apt source entry (sources.list(5), DEB822-STYLE FORMAT) with its key inside.
-
-    The key stands in the entry itself: apt resolves a Signed-By path on the building machine while
-    it bootstraps, and in the image later.
-    """
-    lines = [
-        "Types: deb",
-        f"URIs: {source.uri}",
-        f"Suites: {' '.join(source.suites)}",
-        *([f"Components: {' '.join(source.components)}"] if source.components else []),
-        "Architectures: amd64",
-        "Signed-By:",
-    ]
-    armored = key if key.lstrip().startswith(_ARMOR_BEGIN) else _armor(key)
-    text = armored.decode("ascii", "replace").strip()
-    lines += [f" {line.strip() or '.'}" for line in text.splitlines()]
-    return "\n".join(lines) + "\n"
+def _install(ingredients: Ingredients) -> str:
+    """Give the hook that runs the second step in the new root."""
+    return " ".join(["chroot", '"$1"', "/bin/sh", f"/{WORK}/{INSTALL}", *ingredients.late_packages])
 
 
-def _armor(key: bytes) -> bytes:
-    """Give a binary OpenPGP key as ASCII armor (RFC 4880, section 6.2) with its CRC-24."""
-    crc = 0xB704CE
-    for byte in key:
-        crc ^= byte << 16
-        for _ in range(8):
-            crc = (crc << 1) ^ (0x1864CFB if crc & 0x800000 else 0)
-    body = base64.encodebytes(key).replace(b"\n", b"")
-    rows = [body[i : i + 64] for i in range(0, len(body), 64)]
-    check = b"=" + base64.b64encode((crc & 0xFFFFFF).to_bytes(3, "big"))
-    end = _ARMOR_BEGIN.replace(b"BEGIN", b"END")
-    return b"\n".join([_ARMOR_BEGIN, b"", *rows, check, end, b""])
-
-
-def _hooks(
-    spec: BaseSpec, debs: Sequence[Path], keys: Mapping[str, bytes], folder: Path
-) -> list[str]:
-    hooks = []
-    for source in spec.sources:
-        path = folder / f"{source.name}.sources"
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
         try:
-            path.write_text(deb822(source, keys[source.name]), encoding="ascii")
+            (folder / name).write_bytes(data)
         except OSError as error:
-            raise disk_error(error, path, "write") from None
-        inside = f"/etc/apt/sources.list.d/{source.name}.sources"
-        hooks.append(f"--setup-hook=upload {shlex.quote(str(path))} {inside}")
-    inside_debs = [f"/tmp/imagekit-{i}.deb" for i in range(len(debs))]  # noqa: S108
-    for deb, inside in zip(debs, inside_debs, strict=True):
-        hooks.append(f"--customize-hook=upload {shlex.quote(str(deb))} {inside}")
-    if debs:
-        install = _INSTALL_HOOK.replace("{debs}", " ".join(inside_debs))
-        hooks.append(f"--customize-hook={install}")
-    hooks.append(f"--customize-hook={_LIST_HOOK}")
-    for inside in (_LIST, _AVAILABLE):
-        outside = shlex.quote(str(folder / inside.rpartition("/")[2]))
-        hooks.append(f"--customize-hook=download {inside} {outside}")
-    return hooks
+            raise disk_error(error, folder / name, "write") from None
 
 
-def _snapshot_options(spec: BaseSpec) -> list[str]:
-    # the Release file of a past day says that it has expired; its signature counts as before
-    return ['--aptopt=Acquire::Check-Valid-Until "false"'] if spec.distribution.snapshot else []
+@contextmanager
+def _ca_file(ingredients: Ingredients, folder: Path) -> Iterator[str | None]:
+    """Give a file with the certificates to be trusted while the body runs, None for the system's.
+
+    In a user namespace apt reads nothing below a closed home folder: there it stands in TMPDIR.
+    """
+    if ingredients.ca_bundle is None:
+        yield None
+        return
+    parent = folder if os.geteuid() == 0 else None
+    with tempfile.TemporaryDirectory(prefix="imagekit-ca-", dir=parent) as place:
+        path = Path(place) / "ca.pem"
+        _write(path.parent, {path.name: with_system(ingredients.ca_bundle)})
+        path.parent.chmod(0o755)
+        path.chmod(0o644)
+        yield str(path)
 
 
 def _environment(epoch: int, folder: Path) -> dict[str, str]:
@@ -244,10 +192,16 @@ class _Steps:
         self.stack.close()
 
     def line(self, text: str) -> None:
-        if not text.startswith("I: ") or not text.endswith("..."):
+        if not text.startswith("I: "):
+            return
+        label = "".join(c for c in text[3:].removesuffix("...") if c.isprintable())[:80]
+        if f"{WORK}/{FETCH}" in text:
+            label = "downloading packages"
+        elif f"{WORK}/{INSTALL}" in text and "chroot" in text:
+            label = "installing packages"
+        elif not text.endswith("..."):
             return
         self.stack.close()
-        label = "".join(c for c in text[3:-3] if c.isprintable())[:80]
         self.stack.enter_context(self.progress.task(f"{self.suite}: {label}", None))
 
 
@@ -261,43 +215,9 @@ def _failure(code: int, tail: Sequence[str]) -> EngineError:
     telling = [line for line in errors if "mmdebstrap" not in line and " failed: " not in line]
     text = "\n".join(tail)
     hint = next(
-        (hint for signs, hint in _HINTS if any(sign in text for sign in signs)),
+        (hint for signs, hint in PACKAGE_HINTS if any(sign in text for sign in signs)),
         "run `mmdebstrap SUITE /dev/null` by hand to see everything it says",
     )
     said = one_line((telling or errors or list(tail))[-3:])
     ended = f"signal {-code}" if code < 0 else f"exit code {code}"
     return EngineError(f"mmdebstrap failed ({ended}): {said}", hint)
-
-
-def _packages(folder: Path) -> tuple[Package, ...]:
-    try:
-        installed = (folder / _LIST.rpartition("/")[2]).read_text(encoding="utf-8")
-        available = (folder / _AVAILABLE.rpartition("/")[2]).read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        raise EngineError(
-            "mmdebstrap delivered no list of packages", "check its version: 1.3 or later is needed"
-        ) from None
-    hashes = _hashes(available)
-    rows = [line.split("\t") for line in installed.splitlines()]
-    return tuple(
-        sorted(
-            Package(row[0], row[1], row[2], hashes.get((row[0], row[1], row[2])))
-            for row in rows
-            if len(row) == 3
-        )
-    )
-
-
-def _hashes(available: str) -> dict[tuple[str, str, str], str]:
-    found: dict[tuple[str, str, str], str] = {}
-    fields: dict[str, str] = {}
-    for line in available.splitlines():
-        match = _FIELD.fullmatch(line)
-        if match is None:
-            continue
-        if match[1] == "Package":
-            fields = {}
-        fields[match[1]] = match[2]
-        if len(fields) == 4:
-            found[(fields["Package"], fields["Version"], fields["Architecture"])] = fields["SHA256"]
-    return found

@@ -12,25 +12,29 @@ from typing import Any
 from imagekit import __version__
 from imagekit.errors import EngineError, ImagekitError, InputError
 from imagekit.files import disk_error
+from imagekit.images.bases.trust import CA_HINT
 from imagekit.images.progress import NO_PROGRESS, Progress
 
 TIMEOUT_SECONDS = 60.0
 """How long a server may stay silent, for the connection and for every single read."""
 
-CA_HINT = (
-    "the server's certificate is signed by a CA this machine does not know: install that CA, or "
-    "name its bundle in SSL_CERT_FILE"
-)
 NETWORK_HINT = "check the network; behind a proxy, set http_proxy, https_proxy and no_proxy"
 
 _BLOCK = 1 << 20
 
 
-def download(url: str, target: Path, sha256: str | None, progress: Progress = NO_PROGRESS) -> Path:
+def download(
+    url: str,
+    target: Path,
+    sha256: str | None,
+    progress: Progress = NO_PROGRESS,
+    ca_bundle: bytes | None = None,
+) -> Path:
     """Download ``url`` to the new file ``target`` and give ``target``.
 
     Redirects are followed. Plain http, also behind a redirect, is refused without a known hash.
-    The hash itself is compared by the caller.
+    The hash itself is compared by the caller; certificates of ``ca_bundle`` (PEM) are trusted
+    besides the system's.
 
     Raises:
         EngineError: the server cannot be reached, does not answer properly, or stops in the middle.
@@ -39,8 +43,11 @@ def download(url: str, target: Path, sha256: str | None, progress: Progress = NO
     _check_scheme(url, url, sha256)
     request = urllib.request.Request(url, headers={"User-Agent": f"imagekit/{__version__}"})  # noqa: S310
     try:
+        context = ssl.create_default_context()
+        if ca_bundle is not None:
+            context.load_verify_locations(cadata=ca_bundle.decode("ascii"))
         response = urllib.request.urlopen(  # noqa: S310 - the scheme was checked
-            request, timeout=TIMEOUT_SECONDS, context=ssl.create_default_context()
+            request, timeout=TIMEOUT_SECONDS, context=context
         )
         with closing(response):
             _check_scheme(response.geturl(), url, sha256)

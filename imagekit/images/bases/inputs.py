@@ -5,14 +5,17 @@ from pathlib import Path
 
 from imagekit.errors import InputError
 from imagekit.files import disk_error
-from imagekit.images.bases.artifacts import fetch_url
+from imagekit.images.bases.artifacts import Fetched, fetch, fetch_url
+from imagekit.images.bases.debian import Bootstrap, bootstrap
 from imagekit.images.bases.lock import BaseLock, package_json
+from imagekit.images.bases.recipe import Ingredients
+from imagekit.images.bases.trust import read_ca_bundle
 from imagekit.images.cache import Cache
 from imagekit.images.progress import Progress
 from imagekit.spec.base import Artifact, BaseSpec
 
-BUILDER = 1
-"""Version of the rules in assemble.py, normalise.py and repack.py; part of every cache key."""
+BUILDER = 3
+"""Version of the rules by which the modules of this package make layers; in every cache key."""
 
 
 def with_hashes(spec: BaseSpec, lock: BaseLock | None) -> BaseSpec:
@@ -35,7 +38,10 @@ def with_hashes(spec: BaseSpec, lock: BaseLock | None) -> BaseSpec:
 
 @dataclass(frozen=True)
 class BaseInputs:
-    """Everything a base depends on; ``spec`` has all hashes."""
+    """Everything a base depends on; ``spec`` has all hashes.
+
+    ``bootstrap`` makes the distribution's root; whichever way, the layer is the same.
+    """
 
     spec: BaseSpec
     project_dir: Path
@@ -43,6 +49,7 @@ class BaseInputs:
     epoch: int
     lock: BaseLock | None
     progress: Progress
+    bootstrap: Bootstrap = bootstrap
 
     def key_of_distribution(self) -> dict[str, object]:
         """Give what the distribution layer depends on, as JSON value."""
@@ -107,14 +114,34 @@ class BaseInputs:
             )
         return _read(file)
 
+    def ca_bundle(self) -> bytes | None:
+        """Give the certificates of ``base.ca_bundle``; they change nothing in the image."""
+        path = self.spec.ca_bundle
+        return None if path is None else read_ca_bundle(self.project_dir / path)
+
+    def fetch(self, artifact: Artifact) -> Fetched:
+        """Bring an artifact here and check it, as the function ``fetch`` of ``artifacts`` does."""
+        return fetch(
+            artifact, self.project_dir, self.cache, artifact.sha256, self.progress, self.ca_bundle()
+        )
+
+    def ingredients(self) -> Ingredients:
+        """Give what the distribution is made from; local packages and keys are fetched.
+
+        Raises:
+            InputError, EngineError: as :func:`imagekit.images.bases.artifacts.fetch`.
+        """
+        debs = tuple(self.fetch(a).path for a in self.spec.artifacts if a.is_deb)
+        return Ingredients(self.spec, debs, self.source_keys(), self.epoch, self.ca_bundle())
+
     def source_keys(self) -> dict[str, bytes]:
         """Give the public key of every extra apt source, by the source's name."""
         keys = {}
         for source in self.spec.sources:
             key = source.signed_by
             if key.url is not None and key.sha256 is not None:
-                name = f"key of source {source.name}"
-                found = fetch_url(name, key.url, key.sha256, self.cache, self.progress)
+                name, ca = f"key of source {source.name}", self.ca_bundle()
+                found = fetch_url(name, key.url, key.sha256, self.cache, self.progress, ca)
                 keys[source.name] = _read(found.path)
             else:
                 keys[source.name] = self.local_key(key.path)

@@ -16,7 +16,7 @@ from typing import Any
 
 from imagekit.errors import InputError
 from imagekit.files import disk_error, write_atomically
-from imagekit.images.bases.debian import Package
+from imagekit.images.bases.packages import Package
 
 LOCK_NAME = "imagekit.base.lock.json"
 """The lock's file name, beside the project file."""

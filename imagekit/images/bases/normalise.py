@@ -32,6 +32,7 @@ EMPTIED = (
 DROPPED = (
     "/etc/hostname",  # the building machine's name
     "/etc/resolv.conf",  # the building machine's name servers
+    "/etc/hosts",  # the building machine's, or an empty file where an engine mounts its own
     "/etc/machine-id",  # random, and must be unique per machine
     "/var/lib/dbus/machine-id",
     "/etc/.pwd.lock",  # empty lock files that appear or not
@@ -69,6 +70,7 @@ TRUSTSTORES = ("/etc/ssl/certs/java/cacerts", "/etc/pki/java/cacerts")
 
 SOURCES = "/etc/apt/sources.list"
 SHADOW = "/etc/shadow"
+AUTOMATIC = "/var/lib/apt/extended_states"
 
 _AUTOMATIC_KEY = re.compile(r'^deb \[signed-by="/usr/share/keyrings/[^"\]]+"\] ', re.MULTILINE)
 
@@ -96,7 +98,7 @@ class Normaliser:
 
     def rewrites(self, path: str) -> bool:
         """Say whether :meth:`rewrite` has to see the content of the file at ``path``."""
-        return path in TRUSTSTORES or path in (SOURCES, SHADOW)
+        return path in TRUSTSTORES or path in (SOURCES, SHADOW, AUTOMATIC)
 
     def rewrite(self, path: str, data: bytes) -> bytes:
         """Give the content that belongs into the layer.
@@ -113,6 +115,10 @@ class Normaliser:
             return _AUTOMATIC_KEY.sub("deb ", text).encode("utf-8", "surrogateescape")
         if path == SHADOW:
             return self._shadow(data)
+        if path == AUTOMATIC:
+            # which packages came in as dependencies; apt writes them in the order of a hash table
+            stanzas = sorted(stanza for stanza in data.strip(b"\n").split(b"\n\n") if stanza)
+            return b"".join(stanza + b"\n\n" for stanza in stanzas)
         return data
 
     def _shadow(self, data: bytes) -> bytes:

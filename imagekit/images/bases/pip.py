@@ -16,13 +16,14 @@ from imagekit.errors import EngineError, InputError
 from imagekit.files import disk_error
 from imagekit.images.bases.download import NETWORK_HINT, wrong_hash
 from imagekit.images.bases.process import one_line, run_program
+from imagekit.images.bases.trust import with_system
 from imagekit.images.progress import NO_PROGRESS, Advance, Progress
 
 _PROGRESS = re.compile(r"Progress (\d+) of (\d+)")
 _GOT = re.compile(r"Got\s+([0-9a-f]{64})")
 _CA_HINT = (
-    "the index's certificate is signed by a CA pip does not know: name its bundle in PIP_CERT or "
-    "with `pip config set global.cert FILE`"
+    "the index's certificate is signed by a CA pip does not know: name its certificate in "
+    "base.ca_bundle, in PIP_CERT, or with `pip config set global.cert FILE`"
 )
 _UNREACHABLE = (
     "Max retries exceeded",
@@ -39,7 +40,11 @@ _UNREACHABLE = (
 
 
 def pip_download(
-    requirement: str, folder: Path, sha256: str | None, progress: Progress = NO_PROGRESS
+    requirement: str,
+    folder: Path,
+    sha256: str | None,
+    progress: Progress = NO_PROGRESS,
+    ca_bundle: bytes | None = None,
 ) -> Path:
     """Download one distribution file (wheel or sdist) and give its path.
 
@@ -52,6 +57,7 @@ def pip_download(
         folder: an empty scratch folder; the file is left in it.
         sha256: 64 hex digits, or None while a lock is made.
         progress: told the bytes (with pip 24.1 or later).
+        ca_bundle: certificates (PEM) that pip trusts besides the system's and those of PIP_CERT.
 
     Raises:
         InputError: another hash. EngineError: the package or the index cannot be had.
@@ -66,6 +72,8 @@ def pip_download(
     except OSError as error:
         raise disk_error(error, folder, "write in") from None
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if ca_bundle is not None:
+        env["PIP_CERT"] = str(_write_ca(folder / "ca.pem", ca_bundle))
     env.update(TMPDIR=str(folder / "tmp"), PYTHONUNBUFFERED="1", LC_ALL="C.UTF-8")
     with _Watch(requirement, progress) as watch:
         done = run_program(
@@ -77,6 +85,18 @@ def pip_download(
     if len(found) != 1:
         raise EngineError(f"pip delivered no file for {requirement}", "check pip's configuration")
     return found[0]
+
+
+def _write_ca(path: Path, ca_bundle: bytes) -> Path:
+    """Write what pip is to trust: PIP_CERT takes the place of all that it would take else."""
+    parts = [with_system(ca_bundle)]
+    try:
+        if "PIP_CERT" in os.environ:
+            parts.append(Path(os.environ["PIP_CERT"]).read_bytes())
+        path.write_bytes(b"\n".join(parts))
+    except OSError as error:
+        raise disk_error(error, path, "write") from None
+    return path
 
 
 def _argv(target: Path, wanted: Path, sha256: str | None) -> list[str]:
