@@ -27,9 +27,12 @@ _HINTS: tuple[tuple[str, str], ...] = (
         "a proxy re-signs TLS: give its CA certificate as base.ca_bundle in imagekit.yaml",
     ),
     (
-        r"the --mount option requires BuildKit|unknown instruction|unknown flag: mount"
-        r"|Dockerfile parse error|dockerfile parse error",
-        "correct the Dockerfile; --mount and here-documents need BuildKit: install docker-buildx",
+        r"requires BuildKit|unknown flag: mount",
+        "this step needs BuildKit: install docker-buildx",
+    ),
+    (
+        r"unknown instruction|dockerfile parse error",
+        "correct the Dockerfile; here-documents need BuildKit (install docker-buildx)",
     ),
     (
         r"pull access denied|manifest unknown|manifest for .* not found|failed to resolve source"
