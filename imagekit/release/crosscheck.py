@@ -109,7 +109,8 @@ class CrossCheck(AbstractContextManager["CrossCheck"]):
         }
 
     def _run(self, container: ThrowAway, program: str, arguments: Sequence[str], cell: str) -> None:
-        done = container.run([program, *arguments])
+        # The tools are Python: what they leave behind would be among the files they look at.
+        done = container.run([program, *arguments], env={"PYTHONDONTWRITEBYTECODE": "1"})
         if done.code in (126, 127):
             raise InputError(
                 f"--cross-check cannot be done: the base has no {program} that runs",

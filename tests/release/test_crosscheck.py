@@ -1,0 +1,125 @@
+"""The base's own tools measure, too: they agree, or the build stops and says why."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, error_lines
+from python_base import command, gramine_files, write_python_base
+
+from imagekit.images.layers import LayerFile
+
+pytestmark = pytest.mark.integration("dockerd", "mmdebstrap", root=True)
+
+CELL = ("build", "--epc", "64m", "--log", "error")
+LEVEL = "s/error/debug/"
+
+
+@pytest.fixture
+def make(in_folder, golden_key, engine, monkeypatch):
+    """Writes a project on the base with further files."""
+
+    def write(*files: LayerFile) -> Path:
+        write_python_base(in_folder / "base", *([list(files)] if files else []))
+        text = PROJECT.replace("profile: strict", "profile: strict\ngramine: {version: '1.9'}")
+        (in_folder / "imagekit.yaml").write_text(text)
+        shutil.copy(golden_key, in_folder / "key.pem")
+        return in_folder
+
+    return write
+
+
+def script(name: str, text: str) -> LayerFile:
+    return LayerFile(f"/usr/local/bin/{name}", f"#!/bin/sh\n{text}\n".encode(), 0o755)
+
+
+def leftovers(engine) -> list[str]:
+    containers = engine.client().containers(all=True)
+    images = [tag for image in engine.client().images() for tag in image.get("RepoTags") or ()]
+    return [name for one in containers for name in one["Names"]] + [
+        tag for tag in images if "cross-check" in tag
+    ]
+
+
+def test_the_base_s_own_tools_agree(make, imagekit, engine):
+    make()
+    code, out, err = imagekit(*CELL, "--cross-check", "--json")
+    assert code == 0, err
+    assert "cross-checking gramine-64m-error-dcap" in err
+    (image,) = json.loads(out)["images"]
+    assert image["built"]
+    assert leftovers(engine) == []
+    # asked for again, it is checked again, though the image is there
+    code, _, err = imagekit(*CELL, "--cross-check")
+    assert (code, "cross-checking" in err) == (0, True), err
+
+
+def spoiled_manifest() -> list[LayerFile]:
+    """A gramine-manifest that writes another log level."""
+    inner = LayerFile("/usr/local/bin/inner", command("gramine-manifest"), 0o755)
+    text = f"sed -i {LEVEL} $1 && exec inner $1 $2"
+    return [inner, script("gramine-manifest", text)]
+
+
+def other_pal() -> list[LayerFile]:
+    """A signer that measures another PAL than the one in the image's place for it."""
+    pal = next(file for file in gramine_files(b"another") if file.path.endswith("libpal.so"))
+    option = "--libpal /opt/other.so"
+    return [
+        LayerFile("/opt/other.so", pal.data),
+        LayerFile("/usr/local/bin/gramine-sgx-sign", command("gramine-sgx-sign", option), 0o755),
+    ]
+
+
+def changing_file() -> list[LayerFile]:
+    """A tool that sees another file than the image has."""
+    inner = LayerFile("/usr/local/bin/inner", command("gramine-manifest"), 0o755)
+    text = "echo x >> /opt/spark/jars/spark-core.jar && exec inner $1 $2"
+    return [inner, script("gramine-manifest", text)]
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (spoiled_manifest, "loader.log_level is 'error' (imagekit), 'debug' (the base's tools)"),
+        (other_pal, "manifest and PAL are the same, the rules are not"),
+        (changing_file, "trusted file file:/opt/spark/jars/spark-core.jar has other content"),
+    ],
+)
+def test_a_difference_stops_the_build_and_is_explained(make, imagekit, engine, files, told):
+    make(*files())
+    code, _, err = imagekit(*CELL, "--cross-check")
+    assert code == 5, err
+    problem, hint = error_lines(err)
+    assert told in problem
+    assert "gramine.version" in hint
+    assert not Path("out").exists()
+    assert not Path("imagekit.lock.json").exists()
+    assert leftovers(engine) == []
+
+
+def test_a_base_without_the_tools(make, imagekit, engine):
+    make(LayerFile("/usr/local/bin/gramine-manifest", b"no program", 0o644))
+    code, _, err = imagekit(*CELL, "--cross-check")
+    assert code == 3, err
+    assert "no gramine-manifest that runs" in error_lines(err)[0]
+    assert leftovers(engine) == []
+
+
+def test_tools_that_fail_are_quoted(make, imagekit, engine):
+    make(script("gramine-sgx-sign", "echo the enclave is too beautiful >&2; exit 7"))
+    code, _, err = imagekit(*CELL, "--cross-check")
+    assert code == 4, err
+    problem, _ = error_lines(err)
+    assert "failed (7): the enclave is too beautiful" in problem
+
+
+def test_the_user_s_key_is_never_in_the_container(make, imagekit, engine, golden_key):
+    """A signer that prints every key it can find: there is one, but not the user's."""
+    text = "find / -xdev -name '*.pem' -exec cat {} +; exit 9"
+    make(script("gramine-sgx-sign", text))
+    code, _, err = imagekit(*CELL, "--cross-check")
+    assert code == 4
+    assert "END RSA PRIVATE KEY" in err
+    assert golden_key.read_text().splitlines()[-2] not in err
