@@ -523,10 +523,11 @@ def fault_proxy() -> Iterator[Callable[..., FaultProxy]]:
 class _ProxyHandler(BaseHTTPRequestHandler):
     """Passes requests on to a registry, except for the faults."""
 
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     proxy: FaultProxy
     upstream: str
     scheme: str
-    protocol_version = "HTTP/1.1"
 
     def handle_one(self) -> None:
         seen = Seen(self.command, self.path, dict(self.headers))

@@ -33,15 +33,16 @@ def tls_context(host: str, access: RegistryAccess) -> ssl.SSLContext:
     Raises:
         InputError: a file with certificates or a key is missing or unusable.
     """
-    if access.ca_file is not None:
+    if access.insecure:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif access.ca_file is not None:
         context = _trusting(access.ca_file)
     else:
         context = _machine()
         for path in _docker_files(host, "*.crt"):
             _load(context, path)
-    if access.insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
     for certificate in _docker_files(host, "*.cert"):
         key = certificate.with_suffix(".key")
         try:

@@ -217,7 +217,9 @@ class Transport:
         key = (origin(url), proxy)
         with self._lock:
             if key not in self._managers:
-                context = tls_context(urlsplit(url).netloc.rpartition("@")[2], self._access)
+                context = None
+                if url.lower().startswith("https:"):
+                    context = tls_context(urlsplit(url).netloc.rpartition("@")[2], self._access)
                 if proxy is None:
                     self._managers[key] = urllib3.PoolManager(maxsize=16, ssl_context=context)
                 else:
@@ -259,7 +261,7 @@ def _proxy_for(url: str) -> str | None:
     return found and (found if "://" in found else f"http://{found}")
 
 
-def _through(proxy: str, context: ssl.SSLContext) -> urllib3.ProxyManager:
+def _through(proxy: str, context: ssl.SSLContext | None) -> urllib3.ProxyManager:
     parts = urlsplit(proxy)
     address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     if parts.scheme not in ("http", "https"):
