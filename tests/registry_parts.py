@@ -29,6 +29,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 __all__ = [
+    "IDENTITY_TOKEN",
+    "PASSWORD",
     "Certificates",
     "Fault",
     "FaultProxy",
@@ -440,6 +442,7 @@ class Fault:
         cut_request: end the connection after that many bytes of the request's body.
         swap: changes the answer's body.
         drop: headers of the request that are not passed on.
+        location: changes the header Location of the answer.
         before: called first, for instance to wait or to push something else.
         after: called when the registry has answered, before the answer goes back.
     """
@@ -455,6 +458,7 @@ class Fault:
     cut_request: int | None = None
     swap: Callable[[bytes], bytes] | None = None
     drop: tuple[str, ...] = ()
+    location: Callable[[str], str] | None = None
     before: Callable[[], None] | None = None
     after: Callable[[], None] | None = None
 
@@ -547,6 +551,8 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         if fault.after:
             fault.after()
         content = fault.swap(content) if fault.swap else content
+        if fault.location:
+            headers["Location"] = fault.location(headers["Location"])
         self.give(seen, status, headers | dict(fault.headers), content, fault)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = handle_one

@@ -23,7 +23,7 @@ from imagekit.images.registry.transport import Body, Download, Transport, origin
 
 _HUB_API = "registry-1.docker.io"
 _ACCEPT = ", ".join(sorted(MANIFEST_TYPES | INDEX_TYPES))
-_FIRST_TRIES = 2
+_FIRST_DELAYS = 1
 
 
 class RegistryClient:
@@ -148,7 +148,7 @@ class RegistryClient:
     def _url(self, path: str) -> str:
         with self._lock:
             if not self._root:
-                delays = retry.DELAYS[:_FIRST_TRIES]  # a mistyped host is told soon
+                delays = retry.DELAYS[:_FIRST_DELAYS]  # a mistyped host is told soon
                 self._root = retrying(self._find, self.stop, delays)
         return urljoin(self._root, path)
 

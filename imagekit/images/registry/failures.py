@@ -3,6 +3,7 @@
 import email.utils
 import json
 import re
+import socket
 import ssl
 import time
 from urllib.parse import urlsplit
@@ -58,11 +59,19 @@ def network_failure(url: str, error: Exception) -> EngineError:
     """
     where = shown_url(url)
     if isinstance(error, http.ProxyError):
-        return PassingError(f"{where}: the proxy cannot be reached or refuses", _NETWORK_HINT)
+        said = str(_reason(error))
+        found = f": {printable(said)}" if said.startswith("Tunnel connection failed") else ""
+        return PassingError(
+            f"{where}: the proxy cannot be reached or refuses{found}", _NETWORK_HINT
+        )
+    if isinstance(error, http.LocationValueError | http.InvalidHeader):
+        return EngineError(f"{where}: the server sends us to no usable URL", "check the address")
     reason = _reason(error)
     if isinstance(reason, ssl.SSLError):
         return _tls_failure(where, reason)
     if isinstance(error, http.NameResolutionError):
+        if isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_AGAIN:
+            return PassingError(f"{where}: no name server answers", _NETWORK_HINT)
         return EngineError(f"{where}: no such host", "check the name; " + _NETWORK_HINT)
     if isinstance(error, http.ConnectTimeoutError | http.NewConnectionError):
         text = getattr(reason, "strerror", None) or "no answer"

@@ -23,7 +23,7 @@ from imagekit.images.registry.answer import Answer
 from imagekit.images.registry.failures import network_failure, printable, shown_url
 from imagekit.images.registry.tls import tls_context
 
-CONNECT_SECONDS = 30.0
+CONNECT_SECONDS = 20.0
 """How long connecting may take, and taking over one block of an upload."""
 
 SILENCE_SECONDS = 120.0
