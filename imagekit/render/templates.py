@@ -1,11 +1,12 @@
 """Template folders and the jinja2 environment that all of them are rendered with.
 
-The folders (``gramine/`` …) stand at the top of the source tree so that they can be read without
-knowing the code; the wheel carries them inside the package. Both are reached through
+The folders (``dockerfiles/``, ``gramine/``) stand at the top of the source tree so that they can be
+read without knowing the code; the wheel carries them inside the package. Both are reached through
 :func:`template_folder` and nothing else.
 """
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -46,11 +47,35 @@ def toml_literal(value: object) -> str:
     raise TypeError(f"no TOML literal for {type(value).__name__}")
 
 
+def dockerfile_word(value: str) -> str:
+    """Give a text as a quoted word of a Dockerfile's ENV, LABEL or WORKDIR.
+
+    Inside double quotes a backslash takes the meaning of a backslash, a quote and a dollar sign.
+
+    Raises:
+        InputError: a line break or another control character, which no such word can hold.
+    """
+    if any(not c.isprintable() for c in value):
+        raise InputError(
+            f"{value!r} cannot stand in a Dockerfile", "take control characters out of it"
+        )
+    quoted = "".join("\\" + c if c in '\\"$' else c for c in value)
+    return f'"{quoted}"'
+
+
+def json_words(value: Sequence[str]) -> str:
+    """Give words as a JSON array, the exec form of a Dockerfile's ENTRYPOINT."""
+    return json.dumps(list(value), ensure_ascii=False)
+
+
 def environment() -> jinja2.Environment:
     """Give the jinja2 environment: undefined variables are errors, the last newline is kept."""
     # Autoescape is for HTML; the text here is TOML and goes through the `toml` filter.
     env = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     env.filters["toml"] = toml_literal
+    env.filters["sh"] = shlex.quote
+    env.filters["dockerfile"] = dockerfile_word
+    env.filters["json"] = json_words
     return env
 
 

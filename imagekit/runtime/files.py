@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 APP = "/opt/imagekit"
@@ -43,6 +44,11 @@ def build_zipapp() -> bytes:
     entries = {f"{_PACKAGE}/{name}": (source / name).read_bytes() for name in _MODULES}
     entries[f"{_PACKAGE}/__init__.py"] = b""
     entries["__main__.py"] = _MAIN.encode()
+    return pack(entries)
+
+
+def pack(entries: Mapping[str, bytes]) -> bytes:
+    """Make a zip file of these entries: the same bytes on every machine."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(entries):

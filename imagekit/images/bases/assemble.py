@@ -25,8 +25,8 @@ from imagekit.images.bases.repack import (
     add_parents,
     read_content,
     read_tree,
-    write_tree,
 )
+from imagekit.images.bases.treewrite import write_tree
 from imagekit.images.bases.unpack import Unpacking, unpack
 from imagekit.images.bases.workdir import work_folder
 from imagekit.images.cache import Cache

@@ -1,8 +1,9 @@
-"""Archives of others become layers of ours: filtered, renamed, sorted, with one time for all.
+"""Archives of others become trees: what a layer of ours may be made of.
 
 Reads tar (plain, gzip, xz, bzip2) and zip. Only what a layer may hold comes through: files, hard
 links, symbolic links and directories; of the extended attributes only ``security.capability``,
 since the others (labels of a security module) belong to the machine that built the archive.
+Standard library alone: the stages of a Dockerfile run this code too.
 """
 
 import stat
@@ -16,24 +17,19 @@ from typing import BinaryIO
 
 from imagekit.errors import InputError
 from imagekit.files import disk_error
-from imagekit.images.layers import Layer, LayerWriter
 from imagekit.images.progress import NO_PROGRESS, Advance, Progress
-from imagekit.images.store import BlobStore
 from imagekit.images.streams import decompress, read_blocks, sniff
 from imagekit.images.tarread import Member as Source
 from imagekit.images.tarread import TarReader
 from imagekit.images.tarwrite import (
     DIRECTORY,
-    HARDLINK,
     REGULAR,
     SYMLINK,
-    Member,
-    header,
-    padding,
 )
 
 _BLOCK = 1 << 20
-_CAPABILITY = "security.capability"
+CAPABILITY = "security.capability"
+"""The one extended attribute that is kept."""
 _MAX_REWRITTEN = 64 << 20
 
 
@@ -104,35 +100,40 @@ def read_tree(
         raise disk_error(error, archive, "unpack") from error
 
 
-def write_tree(
-    tree: Mapping[str, Node], content: BinaryIO, store: BlobStore, epoch: int, where: str
-) -> Layer:
-    """Write nodes as one layer, sorted by path in byte order, every time being ``epoch``.
-
-    Args:
-        tree: nodes by path inside the image, without leading slash; parents must be among them.
-        content: where the nodes' offsets point to.
-        store: where the layer goes.
-        epoch: seconds since 1970.
-        where: what the archive is called in errors.
+def check_name(path: str, where: str) -> None:
+    """Refuse the name of a whiteout (OCI image-spec, "Whiteouts").
 
     Raises:
-        InputError: a path lies below something that is no directory, or the disk refuses.
+        InputError: the path's last part begins with ``.wh.``.
     """
-    order = sorted(tree, key=lambda path: path.encode("utf-8", "surrogateescape"))
-    written: dict[int, str] = {}
-    with LayerWriter(store) as writer:
-        for path in order:
-            parent, _, last = path.rpartition("/")
-            if last.startswith(".wh."):
-                raise _unfit(where, path, "a mark that removes files of other layers")
-            if parent and (parent not in tree or tree[parent].kind != DIRECTORY):
-                raise InputError(
-                    f"{where}: {path} lies below {parent}, which is no directory",
-                    "give the path without symbolic links",
-                )
-            _write_node(writer, path, tree[path], content, epoch, written)
-        return writer.commit()
+    if path.rpartition("/")[2].startswith(".wh."):
+        raise _unfit(where, path, "a mark that removes files of other layers")
+
+
+def content_of(node: Node, content: BinaryIO, path: str) -> Iterator[bytes]:
+    """Give a regular file's content in pieces.
+
+    Args:
+        node: the file.
+        content: where its offset points to.
+        path: what it is called in errors.
+
+    Raises:
+        InputError: it was not kept (a hard link to something outside), or is cut short.
+    """
+    if node.data is not None:
+        yield node.data
+        return
+    if node.offset < 0:
+        raise _unfit("archive", path, "a hard link to a file outside of what is taken")
+    content.seek(node.offset)
+    left = node.size
+    while left:
+        block = content.read(min(_BLOCK, left))
+        if not block:
+            raise InputError(f"{path}: its content is cut short", "try again")
+        yield block
+        left -= len(block)
 
 
 def read_content(tree: Tree, node: Node) -> bytes:
@@ -156,44 +157,6 @@ def add_parents(tree: dict[str, Node], known: Mapping[str, Node]) -> None:
         while parent and parent not in tree:
             tree[parent] = known.get(parent) or Node(DIRECTORY, 0o755)
             parent = parent.rpartition("/")[0]
-
-
-def _write_node(
-    writer: LayerWriter,
-    path: str,
-    node: Node,
-    content: BinaryIO,
-    epoch: int,
-    written: dict[int, str],
-) -> None:
-    name = path.encode("utf-8", "surrogateescape")
-    mode = 0o777 if node.kind == SYMLINK else node.mode
-    records = {f"SCHILY.xattr.{_CAPABILITY}": node.capability} if node.capability else {}
-    first = written.setdefault(id(node), path)
-    if first != path and node.kind == REGULAR:
-        link = first.encode("utf-8", "surrogateescape")
-        member = Member(name, HARDLINK, 0, mode, node.uid, node.gid, epoch, link, records)
-        writer.write(header(member))
-        return
-    size = len(node.data) if node.data is not None else node.size
-    link = node.link.encode("utf-8", "surrogateescape")
-    writer.write(
-        header(Member(name, node.kind, size, mode, node.uid, node.gid, epoch, link, records))
-    )
-    if node.data is not None:
-        writer.write(node.data)
-    elif node.kind == REGULAR:
-        if node.offset < 0:
-            raise _unfit("archive", path, "a hard link to a file outside of what is taken")
-        content.seek(node.offset)
-        left = size
-        while left:
-            block = content.read(min(_BLOCK, left))
-            if not block:
-                raise InputError(f"{path}: its content is cut short", "try again")
-            writer.write(block)
-            left -= len(block)
-    writer.write(padding(size))
 
 
 def _read_tar(
@@ -233,7 +196,7 @@ def _node(member: Source, plain: bool) -> Node:
         member.size,
         member.link if kind == SYMLINK else "",
         member.offset if plain else -1,
-        member.xattrs.get(_CAPABILITY),
+        member.xattrs.get(CAPABILITY),
     )
 
 

@@ -1,0 +1,155 @@
+"""Dockerfiles: of a base, in stages, and of a cell, on top of its base.
+
+Plain Dockerfiles that the classic builder takes as well as BuildKit: no ``RUN --mount``, no
+here-documents. What a line may not hold is refused, never left out.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from imagekit.errors import InputError
+from imagekit.render.templates import render_text, template_folder
+
+BASE_TEMPLATE = "base.Dockerfile.template"
+CELL_TEMPLATE = "gramine.Dockerfile.template"
+
+
+class ContextFile(NamedTuple):
+    """A file of the build context that is named by its content.
+
+    Attributes:
+        name: what people call it.
+        sha256: 64 hex digits.
+        words: further words for ``stage.pyz unpack``.
+    """
+
+    name: str
+    sha256: str
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BaseStages:
+    """What the Dockerfile of a base says.
+
+    Attributes:
+        builder: image that the other stages work in.
+        pinned: whether the builder is named by digest.
+        builder_packages: packages it needs.
+        suite: the distribution's suite.
+        mirrors: its archives.
+        options: options of mmdebstrap.
+        epoch: SOURCE_DATE_EPOCH.
+        ca_bundle: whether ``build/ca.pem`` is to be trusted.
+        build_files: further files of ``build/`` for the first stage, sorted.
+        debs: local packages, in the order of their numbers.
+        packages: packages to install.
+        exclude: patterns of what is left out.
+        artifacts: what is unpacked, ``name`` being the artifact's and ``words`` all but the hash.
+        files: single files, ``name`` being the path and ``words`` the mode.
+        env: environment of the image.
+        labels: labels of the image.
+        workdir: working directory, or None.
+        user: user, or None.
+        entrypoint: entry point, or nothing.
+    """
+
+    builder: str
+    pinned: bool
+    builder_packages: Sequence[str]
+    suite: str
+    mirrors: Sequence[str]
+    options: Sequence[str]
+    epoch: int
+    ca_bundle: bool
+    build_files: Sequence[str]
+    debs: Sequence[ContextFile]
+    packages: Sequence[str]
+    exclude: Sequence[str]
+    artifacts: Sequence[ContextFile]
+    files: Sequence[ContextFile]
+    env: Mapping[str, str]
+    labels: Mapping[str, str]
+    workdir: str | None
+    user: str | None
+    entrypoint: Sequence[str]
+
+
+def base_dockerfile(stages: BaseStages, *, root_only: bool = False) -> str:
+    """Give the Dockerfile of a base.
+
+    Args:
+        stages: what it says.
+        root_only: end with the distribution, not normalised, in one layer.
+
+    Raises:
+        InputError: a value that no Dockerfile can hold.
+    """
+    variables = {name: getattr(stages, name) for name in BaseStages.__dataclass_fields__}
+    # apt trusts one file of certificates; the company's is enough to reach the company's proxy
+    option = "--option Acquire::https::CAInfo=/imagekit/ca.pem " if stages.ca_bundle else ""
+    return _render(BASE_TEMPLATE, variables | {"root_only": root_only, "ca_option": option})
+
+
+@dataclass(frozen=True)
+class CellImage:
+    """What the Dockerfile of a cell says.
+
+    Attributes:
+        title: the image's name.
+        version: its tag.
+        cell: which cell.
+        base: the base's name, pinned by digest.
+        paths: absolute paths of the layer's files.
+        sigfile: the one of them that holds the signature.
+        signed: whether it is there.
+        labels: labels of the image.
+        user: user of the base, or None.
+        entrypoint: entry point.
+    """
+
+    title: str
+    version: str
+    cell: str
+    base: str
+    paths: Sequence[str]
+    sigfile: str
+    signed: bool
+    labels: Mapping[str, str]
+    user: str | None
+    entrypoint: Sequence[str]
+
+
+def cell_dockerfile(image: CellImage) -> str:
+    """Give the Dockerfile of a cell; its files stand below ``rootfs/`` beside it.
+
+    Files are copied by folder, so that a folder that the base has keeps its mode and owner.
+
+    Raises:
+        InputError: a value that no Dockerfile can hold.
+    """
+    copies: dict[str, list[str]] = {}
+    for path in sorted(image.paths):
+        copies.setdefault(path.rpartition("/")[0] + "/", []).append(path)
+    variables = {name: getattr(image, name) for name in CellImage.__dataclass_fields__}
+    return _render(CELL_TEMPLATE, variables | {"copies": copies})
+
+
+def dockerignore(paths: Sequence[str]) -> str:
+    """Give the ``.dockerignore`` that lets these files of the context through and nothing else.
+
+    So a key that lies beside them is never sent to an engine.
+    """
+    return "".join(f"{line}\n" for line in ["*", *(f"!{path}" for path in sorted(paths))])
+
+
+def _render(template: str, variables: Mapping[str, object]) -> str:
+    path = template_folder("dockerfiles") / template
+    text = render_text(path.read_text("utf-8"), variables, template)
+    for line in text.splitlines():
+        if not line.isprintable():
+            raise InputError(
+                f"{line!r} cannot stand in a Dockerfile", "take control characters out of it"
+            )
+    return text
