@@ -7,6 +7,7 @@ socket /var/run/docker.sock.
 
 import os
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from docker.errors import (
     NotFound,
     create_api_error_from_http_exception,
 )
-from docker.utils import kwargs_from_env
+from docker.utils import kwargs_from_env, parse_host
 from urllib3.exceptions import HTTPError
 
 from imagekit.errors import EngineError
@@ -167,7 +168,8 @@ class _Place:
     @property
     def host(self) -> str:
         """The address without what is secret in it."""
-        return _PASSWORD.sub("//", str(self.settings.get("base_url") or _SOCKET))
+        address = str(self.settings.get("base_url") or _SOCKET).removeprefix("http+")
+        return _PASSWORD.sub("//", address)
 
 
 def _place() -> _Place:
@@ -232,6 +234,7 @@ def _client(
 
 def _greet(place: _Place, timeout: float) -> Daemon:
     """Ask for the version, and agree on that of the API."""
+    _knock(place, timeout)
     with _client(place.settings, MINIMUM_API, timeout) as client:
         try:
             version: Any = client.version(api_version=False)
@@ -260,6 +263,18 @@ def _greet(place: _Place, timeout: float) -> Daemon:
     oldest = version.get("MinAPIVersion")
     api = max(known, oldest, key=_numbers) if isinstance(oldest, str) and oldest else known
     return Daemon(name, api, place.host, bool(podman), place.settings, place.child_env)
+
+
+def _knock(place: _Place, timeout: float) -> None:
+    """See whether a socket on this machine takes connections; raises OSError.
+
+    docker-py would leave its own half of one that does not to the garbage collector.
+    """
+    scheme, _, path = str(parse_host(place.settings["base_url"])).partition("://")
+    if scheme == "http+unix":
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(timeout)
+            probe.connect(path)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
