@@ -1,44 +1,156 @@
-"""``render``: every generated file of the cells in a folder, for people to read."""
+"""``render``: every generated file in a folder, for people to read and for other builders to use.
+
+Each folder written is a build context that a plain ``docker build`` takes: ``base/`` for the base,
+if the project file describes one, and one folder per cell.
+"""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from imagekit.errors import InputError
-from imagekit.files import make_folder, write_atomically
-from imagekit.release.cell import MANIFEST, MANIFEST_SGX
-from imagekit.release.configuration import Renderer
+from imagekit.files import disk_error, make_folder, write_atomically
+from imagekit.images.cache import Cache
+from imagekit.images.layers import LayerFile
+from imagekit.images.progress import NO_PROGRESS, Progress
+from imagekit.images.references import RegistryReference, parse_reference
+from imagekit.release.base_context import DOCKERFILE, base_context
+from imagekit.release.bases import base_epoch
+from imagekit.release.cell import MANIFEST, MANIFEST_SGX, SIGFILE, cell_labels, layer_files
+from imagekit.release.configuration import Rendered, Renderer
 from imagekit.release.discover import Base
+from imagekit.release.plans import BASE
+from imagekit.release.signing import SignedEnclave
+from imagekit.render.dockerfile import CellImage, cell_dockerfile, dockerignore
+from imagekit.runtime.files import ENTRYPOINT
+from imagekit.spec.base_values import BaseReference, BaseSpec
 from imagekit.spec.matrix import Cell
 from imagekit.spec.project import Project
 
+ROOTFS = "rootfs"
+"""Folder of a cell's context with the files of its layer, by their paths in the image."""
 
-def write_rendered(base: Base, project: Project, cells: Sequence[Cell], folder: Path) -> list[Path]:
-    """Write the files of each cell below ``folder/CELL/``, as they will stand in the image.
+_MEASURED_LABELS = ("io.imagekit.mr_enclave", "io.imagekit.mr_signer")
 
-    Nothing is signed and no key is needed.
+
+def write_rendered(
+    base: Base,
+    project: Project,
+    cells: Sequence[Cell],
+    folder: Path,
+    signed: Mapping[Cell, SignedEnclave] | None = None,
+    *,
+    with_artifacts: bool = False,
+    progress: Progress = NO_PROGRESS,
+) -> list[Path]:
+    """Write the build contexts of the base and of each cell below ``folder``.
+
+    The files of a cell stand in ``folder/CELL/rootfs/`` as they will stand in the image.
+
+    Args:
+        base: the base.
+        project: the project.
+        cells: which.
+        folder: where to.
+        signed: signatures of the cells; a cell without one gets a Dockerfile that fails, since it
+            copies a signature that is not there.
+        with_artifacts: also write the base's artifacts, which its Dockerfile copies.
+        progress: told what is fetched for them.
 
     Returns:
         The files written, sorted.
 
     Raises:
-        InputError: a file cannot be written.
+        InputError: a file cannot be written, or the base cannot be made by an engine.
         ImagekitError: as :meth:`imagekit.release.configuration.Renderer.render`; nothing is
             written then.
     """
     renderer = Renderer(base, project)
     rendered = [renderer.render(cell) for cell in cells]
+    contexts = [
+        _cell_files(base, project, configuration, (signed or {}).get(configuration.cell))
+        for configuration in rendered
+    ]
     written = []
-    for configuration in rendered:
-        files = {MANIFEST: (configuration.text, 0o644), MANIFEST_SGX: (configuration.sgx, 0o644)}
-        for file in configuration.files:
-            if not isinstance(file.data, bytes):
-                raise InputError(f"{file.path}: not a generated file", "report this as a defect")
-            files[file.path] = (file.data, file.mode)
-        for path, (data, mode) in files.items():
-            target = folder / configuration.cell.id / path.lstrip("/")
-            make_folder(target.parent)
-            write_atomically(target, data)
-            os.chmod(target, mode)  # noqa: PTH101
-            written.append(target)
+    if isinstance(project.base, BaseSpec):
+        made = base_context(
+            project.base,
+            project.folder,
+            Cache(project.cache),
+            base_epoch(project.base),
+            progress,
+            standin=base.standin,
+            with_artifacts=with_artifacts,
+        )
+        written += made.write(folder / BASE)
+    for configuration, files in zip(rendered, contexts, strict=True):
+        written += _write(folder / configuration.cell.id, files)
     return sorted(written)
+
+
+def base_name(base: Base, project: Project) -> str:
+    """Give the base's name for ``FROM``, pinned by its digest.
+
+    A base in a registry goes by its name there; else it is where ``base build --push`` puts it.
+    """
+    name = project.base_name
+    if isinstance(project.base, BaseReference):
+        reference = parse_reference(project.base.image)
+        if isinstance(reference, RegistryReference):
+            name = reference.name + (f":{reference.tag}" if reference.tag else "")
+    return f"{name}@{base.image.digest}"
+
+
+def _cell_files(
+    base: Base, project: Project, rendered: Rendered, signed: SignedEnclave | None
+) -> dict[str, tuple[bytes, int]]:
+    """Give the files of a cell's context with their modes, by path."""
+    if signed is not None:
+        layer = layer_files(rendered, signed)
+        labels = cell_labels(base, project, rendered.cell, signed.mr_enclave, signed.mr_signer)
+    else:
+        layer = (
+            *rendered.files,
+            LayerFile(MANIFEST, rendered.text),
+            LayerFile(MANIFEST_SGX, rendered.sgx),
+        )
+        labels = cell_labels(base, project, rendered.cell, "", "")
+        labels = {name: value for name, value in labels.items() if name not in _MEASURED_LABELS}
+    files = {}
+    for file in layer:
+        if not isinstance(file.data, bytes):
+            raise InputError(f"{file.path}: not a generated file", "report this as a defect")
+        files[f"{ROOTFS}{file.path}"] = (file.data, file.mode)
+    paths = sorted({SIGFILE, *(file.path for file in layer)})
+    image = CellImage(
+        title=project.name(rendered.cell),
+        version=project.tag,
+        cell=rendered.cell.id,
+        base=base_name(base, project),
+        paths=paths,
+        sigfile=SIGFILE,
+        signed=signed is not None,
+        labels=labels,
+        user=base.image.run_config.get("User") or None,
+        entrypoint=[ENTRYPOINT],
+    )
+    files[DOCKERFILE] = (cell_dockerfile(image).encode(), 0o644)
+    files[".dockerignore"] = (dockerignore([f"{ROOTFS}{path}" for path in paths]).encode(), 0o644)
+    return files
+
+
+def _write(folder: Path, files: Mapping[str, tuple[bytes, int]]) -> list[Path]:
+    signature = folder / f"{ROOTFS}{SIGFILE}"
+    if f"{ROOTFS}{SIGFILE}" not in files:
+        try:
+            signature.unlink(missing_ok=True)  # of an earlier manifest
+        except OSError as error:
+            raise disk_error(error, signature, "remove") from None
+    written = []
+    for path, (data, mode) in files.items():
+        target = folder / path
+        make_folder(target.parent)
+        write_atomically(target, data)
+        os.chmod(target, mode)  # noqa: PTH101
+        written.append(target)
+    return written
