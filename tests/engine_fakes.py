@@ -19,6 +19,19 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     block_on_close = False
 
 
+@contextmanager
+def _served(server: _Server) -> Iterator[None]:
+    try:
+        with server:
+            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+            try:
+                yield
+            finally:
+                server.shutdown()
+    finally:
+        Path(str(server.server_address)).unlink(missing_ok=True)
+
+
 class FakeEngine:
     """A server on a unix socket whose answers a test chooses.
 
@@ -78,10 +91,8 @@ class FakeEngine:
     @contextmanager
     def serving(self) -> Iterator["FakeEngine"]:
         """Serve meanwhile."""
-        with self._server:
-            threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        with _served(self._server):
             yield self
-            self._server.shutdown()
 
 
 class CuttingProxy:
@@ -133,7 +144,5 @@ class CuttingProxy:
     @contextmanager
     def serving(self) -> Iterator["CuttingProxy"]:
         """Serve meanwhile."""
-        with self._server:
-            threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        with _served(self._server):
             yield self
-            self._server.shutdown()

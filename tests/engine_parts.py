@@ -4,7 +4,7 @@ As root on Linux an own ``dockerd`` is started, with folders, a socket, a bridge
 namespaces of its own, beside one that may be running. Elsewhere the engine that answers is used.
 Tests that use ``engine``, ``podman`` or ``any_engine`` need nothing else: the fixtures fail in CI,
 and skip with the reason elsewhere, where a part is missing. IMAGEKIT_TEST_ENGINES may name more
-engines (addresses as in DOCKER_HOST) that ``any_engine`` goes through.
+engines (addresses as in DOCKER_HOST) that ``any_engine`` goes through, and empties.
 """
 
 import fcntl
@@ -70,12 +70,12 @@ class Engine:
 
     Attributes:
         host: its address as in DOCKER_HOST.
-        root: the folder where it keeps its images, if it is ours.
+        ours: whether it may be emptied.
         podman: whether it is Podman.
     """
 
     host: str
-    root: Path | None = None
+    ours: bool = False
     podman: bool = False
 
     @property
@@ -104,8 +104,8 @@ class Engine:
             return list(client.containers(all=True))
 
     def clean(self) -> None:
-        """Remove all images but the tiny one; only in an engine of our own."""
-        if self.root is None:
+        """Remove all images but the tiny one, if the engine is ours."""
+        if not self.ours:
             return
         with self.daemon().talk("clean up") as client:
             for listed in client.images():
@@ -199,10 +199,10 @@ def own_dockerd(folder: Path, *options: str, bridge: str = "none") -> Iterator[E
         bridge: the link for containers.
     """
     (folder / "daemon.json").write_text("{}")
-    host, root = f"unix://{folder}/docker.sock", folder / "root"
+    host = f"unix://{folder}/docker.sock"
     name = f"imagekit-{os.getpid()}-{folder.name}"
     command = [
-        *("dockerd", "--host", host, "--data-root", str(root)),
+        *("dockerd", "--host", host, "--data-root", f"{folder}/root"),
         *("--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid"),
         *("--config-file", f"{folder}/daemon.json", "--bridge", bridge),
         *("--iptables=false", "--ip6tables=false"),
@@ -212,7 +212,7 @@ def own_dockerd(folder: Path, *options: str, bridge: str = "none") -> Iterator[E
     ]
     try:
         with _service(command, host, folder / "log", {}):
-            yield Engine(host, root)
+            yield Engine(host, ours=True)
     finally:
         remove_tree(folder)
 
@@ -293,16 +293,16 @@ def running_podman() -> Iterator[Engine]:
         folder = Path(name)
         (folder / "containers.conf").write_text(_CONTAINERS_CONF)
         (folder / "tmp").mkdir()
-        host, root = f"unix://{folder}/podman.sock", folder / "root"
+        host = f"unix://{folder}/podman.sock"
         command = [
-            *("podman", "--root", str(root), "--runroot", f"{folder}/run"),
+            *("podman", "--root", f"{folder}/root", "--runroot", f"{folder}/run"),
             *("--tmpdir", f"{folder}/lib", "--storage-driver", "vfs", "--events-backend", "file"),
             *("system", "service", "--time", "0", host),
         ]
         env = {"CONTAINERS_CONF": f"{folder}/containers.conf", "TMPDIR": f"{folder}/tmp"}
         try:
             with _service(command, host, folder / "log", env):
-                yield _provide_tiny(Engine(host, root, podman=True))
+                yield _provide_tiny(Engine(host, ours=True, podman=True))
         finally:
             remove_tree(folder)
 
@@ -334,7 +334,7 @@ def any_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engin
     if "/" not in request.param:
         yield request.getfixturevalue(request.param)
         return
-    with _used(_provide_tiny(Engine(request.param)), tmp_path / "docker") as used:
+    with _used(_provide_tiny(Engine(request.param, ours=True)), tmp_path / "docker") as used:
         yield used
 
 

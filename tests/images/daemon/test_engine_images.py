@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from imagekit.images.daemon.export import export_image
 from imagekit.images.daemon.load import Loaded, load_image
 from imagekit.images.layers import Layer, LayerFile, write_layer
 from imagekit.images.layout import OciLayout
-from imagekit.images.oci import OCI_LAYER, Image, compact_json, read_image
+from imagekit.images.oci import OCI_LAYER, Image, compact_json
 from imagekit.images.open import open_image
 from imagekit.images.progress import NO_PROGRESS, Advance
 from imagekit.images.references import DaemonReference
@@ -151,7 +150,7 @@ def test_a_cut_connection_leaves_nothing(
     path = any_engine.socket.parent / "cut.sock"
     with CuttingProxy(path, any_engine.socket).serving() as proxy:
         monkeypatch.setenv("DOCKER_HOST", proxy.host)
-        for cut in (900_000, 2_000_000):
+        for cut in (500_000, 1_200_000):
             proxy.cut = cut
             with pytest.raises((EngineError, InputError)) as caught:
                 export(TINY, cache)
@@ -161,7 +160,6 @@ def test_a_cut_connection_leaves_nothing(
             assert not [p for p in (cache.root / "engines").iterdir() if p.suffix != ".lock"]
         proxy.cut = None
         assert Rootfs.from_image(export(TINY, cache), cache).kind("/bin/sh") == "file"
-    path.unlink()
 
 
 def inspected(tar: Path, **changes: str) -> tuple[int, list[bytes]]:
@@ -209,7 +207,6 @@ def test_an_archive_that_ends_early(
         monkeypatch.setenv("DOCKER_HOST", fake.host)
         with pytest.raises((EngineError, InputError)) as caught:
             export(TINY, cache)
-    (engine.socket.parent / "fake.sock").unlink()
     assert ("y" if end else "ends") in caught.value.problem
     assert not leftovers(cache)
 
@@ -222,7 +219,6 @@ def test_another_image_than_was_asked_for(
         monkeypatch.setenv("DOCKER_HOST", fake.host)
         with pytest.raises(InputError, match="came instead"):
             export(TINY, cache)
-    (engine.socket.parent / "fake.sock").unlink()
 
 
 def test_an_image_of_another_architecture_is_not_even_read(
@@ -234,7 +230,6 @@ def test_an_image_of_another_architecture_is_not_even_read(
         with pytest.raises(InputError, match="linux/arm64"):
             export(TINY, cache)
     assert not [request for request in fake.requests if request.endswith("/get")]
-    (engine.socket.parent / "fake.sock").unlink()
 
 
 @pytest.mark.integration("skopeo")
@@ -268,7 +263,6 @@ def test_what_newer_engines_save(
             monkeypatch.setenv("DOCKER_HOST", fake.host)
             fresh = Cache(tmp_path / image_id[-9:])
             found = export(image_id, fresh)
-        (engine.socket.parent / "fake.sock").unlink()
         assert found.diff_ids == image.diff_ids
         assert found.config == image.config
         assert (found.digest == image.digest) or image_id != image.digest
@@ -298,7 +292,6 @@ def test_a_loaded_image_runs_and_its_sibling_costs_one_layer(
             assert loaded.sent <= proxy.up - before < loaded.sent + 20_000
             assert loaded.present == sum(layer.size for layer in image.layers[:-1])
             assert (loaded.already, loaded.note) == (False, "")
-    path.unlink()
     shown = any_engine.docker("run", "--rm", "--network", "none", NAME, "wc", "-c", "/ppml/new")
     assert shown == "9000 /ppml/new"
     assert any_engine.docker("image", "inspect", "--format", "{{.Id}}", NAME) == loaded.image_id
@@ -354,18 +347,18 @@ def test_an_engine_that_wants_everything_gets_it(
 
 
 def test_a_damaged_blob_does_not_become_an_image(any_engine: Engine, cache: Cache) -> None:
-    image = grown(export(TINY, cache), cache, b"0" * 9000, plain=True)
+    image = grown(export(TINY, cache), cache, b"0" * 9000 + os.urandom(8), plain=True)
     path = cache.blobs.path(image.layers[-1].digest)
     data = path.read_bytes()
-    path.write_bytes(data[:-512])
-    with pytest.raises(InputError, match="does not have"):
-        load(image)
     path.write_bytes(data.replace(b"000", b"001", 1))
     with pytest.raises(EngineError, match=r"cannot load|another image"):
         load(image)
+    path.write_bytes(data[:-512])
+    with pytest.raises(InputError, match="does not have"):
+        load(image)
     with any_engine.daemon().talk("look") as client:
         assert not [found for found in client.images() if NAME in (found["RepoTags"] or [])]
-    path.write_bytes(data)
+    cache.blobs.path(image.layers[-1].digest).write_bytes(data)
     assert not load(image).already
 
 
@@ -385,10 +378,3 @@ def test_a_cut_while_loading(any_engine: Engine, cache: Cache) -> None:
             assert not [found for found in client.images() if NAME in (found["RepoTags"] or [])]
         proxy.cut_up = None
         assert load(image).sent > 3_000_000
-    path.unlink()
-    shutil.rmtree(cache.root)
-
-
-def test_the_exported_image_reads_back(any_engine: Engine, cache: Cache) -> None:
-    image = export(TINY, cache)
-    assert read_image(image.descriptor, cache.blobs) == image
