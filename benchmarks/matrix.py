@@ -17,13 +17,11 @@ import argparse
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -46,7 +44,10 @@ from imagekit.signing.keyfile import generate_key
 from imagekit.spec.project import Project, load_project
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests"))  # which has real registries and a base with tools, too
+
+import python_base  # noqa: E402
+from registry_parts import start_registry  # noqa: E402
 
 BASE_NAME = "x/benchmark-gramine-base"
 ENGINE_BASE = "imagekit-benchmark-base:1.0"
@@ -105,35 +106,6 @@ class Side:
     cells_bytes: int
 
 
-@contextmanager
-def registry(folder: Path) -> Iterator[tuple[str, Path]]:
-    """A fresh registry; gives its host and its folder."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{free.getsockname()[1]}"
-    data, config = folder / "data", folder / "config.yml"
-    folder.mkdir()
-    config.write_text(
-        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {data}}}}}\n"
-        f"http: {{addr: {host}}}\nlog: {{level: error}}\n"
-    )
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            ["docker-registry", "serve", str(config)], stdout=log, stderr=log
-        )
-        try:
-            port = int(host.rpartition(":")[2])
-            for _ in range(100):
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.1)
-            yield host, data
-        finally:
-            process.terminate()
-            process.wait()
-
-
 def held(data: Path) -> int:
     """Bytes of all blobs in a registry's folder."""
     return sum(path.stat().st_size for path in data.rglob("data") if path.is_file())
@@ -151,8 +123,6 @@ def run(argv: Sequence[str], folder: Path, **variables: str) -> str:
 
 def make_base(folder: Path) -> str:
     """The quickstart's Java and Spark, the tools and filler; gives its reference."""
-    import python_base
-
     from imagekit.images.compose import append
     from imagekit.images.layers import write_layer
     from imagekit.images.layout import OciLayout
@@ -196,7 +166,8 @@ def with_imagekit(folder: Path, base: str, cells: Sequence[str], *, seen: bool) 
     select = [word for cell in cells for word in ("--select", cell)]
     name = "imagekit, base read before" if seen else "imagekit, base never seen"
     shutil.rmtree(folder / "out", ignore_errors=True)
-    with registry(folder / f"registry-{int(seen)}") as (host, data):
+    with start_registry(folder / f"registry-{int(seen)}") as registry:
+        host, data = registry.host, registry.root
         start = time.perf_counter()
         push_base(base, host)
         between, base_bytes = time.perf_counter(), held(data)
@@ -230,7 +201,8 @@ def contexts(folder: Path, base: Base, project: Project, cells: Sequence[str]) -
 def classically(folder: Path, made: dict[str, Path], docker: str) -> tuple[Side, dict[str, str]]:
     """Build, sign inside and push, cell by cell; gives the SIGSTRUCTs' mr_enclave by cell, too."""
     measured = {}
-    with registry(folder / "registry-docker") as (host, data):
+    with start_registry(folder / "registry-docker") as registry:
+        host, data = registry.host, registry.root
         start = time.perf_counter()
         run([docker, "tag", ENGINE_BASE, f"{host}/{BASE_NAME}:1.0"], folder)
         run([docker, "push", "--quiet", f"{host}/{BASE_NAME}:1.0"], folder)

@@ -4,6 +4,7 @@ Where Gramine itself cannot be had, its place in the base is taken by files that
 stand-in, and ``gramine-manifest`` and ``gramine-sgx-sign`` are imagekit's drop-in tools.
 """
 
+import functools
 import importlib.metadata
 from pathlib import Path
 
@@ -74,14 +75,23 @@ def gramine_files(marker: bytes = b"takes Gramine's place in a test") -> list[La
     return [file for file in base_files(marker) if file.path.startswith(GRAMINE)]
 
 
-def write_python_base(folder: Path, *more: list[LayerFile]) -> Path:
-    """Write the base with tools, and further layers, as an OCI layout with the tag ``base``."""
-    cache = Cache(TEST_CACHE)
-    image = python_root(cache)
+@functools.cache
+def python_base() -> Image:
+    """The base with Python, the tools, and something in the places of Gramine, Java and Spark."""
     java = [file for file in base_files() if "/jvm/" in file.path or "/spark/" in file.path]
-    for number, files in enumerate(([*tool_files(), *gramine_files(), *java], *more)):
-        parents = Rootfs.from_image(image, cache).directory
-        layer = write_layer(files, cache.blobs, 0, parents=parents)
-        image = append(image, layer, cache.blobs, created=0, history=f"test layer {number}")
+    return with_layer(python_root(Cache(TEST_CACHE)), [*tool_files(), *gramine_files(), *java])
+
+
+def with_layer(image: Image, files: list[LayerFile]) -> Image:
+    """An image with one more layer, in the cache of the tests."""
+    cache = Cache(TEST_CACHE)
+    parents = Rootfs.from_image(image, cache).directory
+    layer = write_layer(files, cache.blobs, 0, parents=parents)
+    return append(image, layer, cache.blobs, created=0, history="test")
+
+
+def write_python_base(folder: Path, files: list[LayerFile]) -> Path:
+    """Write the base, with further files, as an OCI layout with the tag ``base``."""
+    image = with_layer(python_base(), files) if files else python_base()
     OciLayout.create(folder).put(image, "base")
     return folder

@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, error_lines
-from python_base import command, gramine_files, write_python_base
+from conftest import JAVA, PROJECT, error_lines
+from python_base import TEST_CACHE, command, gramine_files, python_base, write_python_base
 
+from imagekit.images.daemon.load import load_image
 from imagekit.images.layers import LayerFile
+from imagekit.images.progress import NO_PROGRESS
 
 pytestmark = pytest.mark.integration("dockerd", "mmdebstrap", root=True)
 
@@ -16,12 +18,24 @@ CELL = ("build", "--epc", "64m", "--log", "error")
 LEVEL = "s/error/debug/"
 
 
+@pytest.fixture(scope="module")
+def engine(running_engine):
+    """The engine with the base in it for all tests here: to load it each time takes long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_HOST", running_engine.host)
+        name = "local/python-base:1"
+        load_image(running_engine.daemon(), python_base(), [name], NO_PROGRESS)
+        yield running_engine
+        running_engine.clean()
+
+
 @pytest.fixture
 def make(in_folder, golden_key, engine, monkeypatch):
     """Writes a project on the base with further files."""
+    monkeypatch.setenv("IMAGEKIT_CACHE", str(TEST_CACHE))
 
     def write(*files: LayerFile) -> Path:
-        write_python_base(in_folder / "base", *([list(files)] if files else []))
+        write_python_base(in_folder / "base", list(files))
         text = PROJECT.replace("profile: strict", "profile: strict\ngramine: {version: '1.9'}")
         (in_folder / "imagekit.yaml").write_text(text)
         shutil.copy(golden_key, in_folder / "key.pem")
@@ -35,11 +49,8 @@ def script(name: str, text: str) -> LayerFile:
 
 
 def leftovers(engine) -> list[str]:
-    containers = engine.client().containers(all=True)
-    images = [tag for image in engine.client().images() for tag in image.get("RepoTags") or ()]
-    return [name for one in containers for name in one["Names"]] + [
-        tag for tag in images if "cross-check" in tag
-    ]
+    images = engine.docker("images", "--format", "{{.Repository}}").split()
+    return [*engine.containers(), *(name for name in images if "cross-check" in name)]
 
 
 def test_the_base_s_own_tools_agree(make, imagekit, engine):
@@ -75,7 +86,7 @@ def other_pal() -> list[LayerFile]:
 def changing_file() -> list[LayerFile]:
     """A tool that sees another file than the image has."""
     inner = LayerFile("/usr/local/bin/inner", command("gramine-manifest"), 0o755)
-    text = "echo x >> /opt/spark/jars/spark-core.jar && exec inner $1 $2"
+    text = f"echo x >> {JAVA}/lib/modules && exec inner $1 $2"
     return [inner, script("gramine-manifest", text)]
 
 
@@ -84,7 +95,7 @@ def changing_file() -> list[LayerFile]:
     [
         (spoiled_manifest, "loader.log_level is 'error' (imagekit), 'debug' (the base's tools)"),
         (other_pal, "manifest and PAL are the same, the rules are not"),
-        (changing_file, "trusted file file:/opt/spark/jars/spark-core.jar has other content"),
+        (changing_file, f"trusted file file:{JAVA}/lib/modules has other content"),
     ],
 )
 def test_a_difference_stops_the_build_and_is_explained(make, imagekit, engine, files, told):
