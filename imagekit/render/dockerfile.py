@@ -4,7 +4,7 @@ Plain Dockerfiles that the classic builder takes as well as BuildKit: no ``RUN -
 here-documents. What a line may not hold is refused, never left out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -146,10 +146,20 @@ def dockerignore(paths: Sequence[str]) -> str:
 
 def _render(template: str, variables: Mapping[str, object]) -> str:
     path = template_folder("dockerfiles") / template
-    text = render_text(path.read_text("utf-8"), variables, template)
-    for line in text.splitlines():
-        if not line.isprintable():
+    for text in _texts(list(variables.values())):
+        if not text.isprintable():  # a line break would begin an instruction of its own
             raise InputError(
-                f"{line!r} cannot stand in a Dockerfile", "take control characters out of it"
+                f"{text!r} cannot stand in a Dockerfile", "take control characters out of it"
             )
-    return text
+    return render_text(path.read_text("utf-8"), variables, template)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Give every text in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts([*value.keys(), *value.values()])
+    elif isinstance(value, Sequence):
+        for item in value:
+            yield from _texts(item)

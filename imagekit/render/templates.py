@@ -51,14 +51,7 @@ def dockerfile_word(value: str) -> str:
     """Give a text as a quoted word of a Dockerfile's ENV, LABEL or WORKDIR.
 
     Inside double quotes a backslash takes the meaning of a backslash, a quote and a dollar sign.
-
-    Raises:
-        InputError: a line break or another control character, which no such word can hold.
     """
-    if any(not c.isprintable() for c in value):
-        raise InputError(
-            f"{value!r} cannot stand in a Dockerfile", "take control characters out of it"
-        )
     quoted = "".join("\\" + c if c in '\\"$' else c for c in value)
     return f'"{quoted}"'
 
