@@ -16,24 +16,8 @@ SECRET = re.compile(r"passw|passphrase|secret|token|credential|private|api_?key|
 DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 LOCAL_BUILDER = re.compile(r"imagekit-builder:[a-z0-9.+_-]+$")
 VARIABLE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)")
-KNOWN = set(
-    [
-        "ARG",
-        "FROM",
-        "COPY",
-        "ADD",
-        "RUN",
-        "ENV",
-        "LABEL",
-        "WORKDIR",
-        "USER",
-        "ENTRYPOINT",
-        "CMD",
-        "SHELL",
-        "EXPOSE",
-        "VOLUME",
-    ]
-)
+INSTRUCTIONS = "ARG FROM COPY ADD RUN ENV LABEL WORKDIR USER ENTRYPOINT CMD SHELL EXPOSE VOLUME"
+KNOWN = set(re.findall(r"\w+", INSTRUCTIONS))
 
 
 class Line(NamedTuple):
@@ -203,9 +187,9 @@ def pipefail(lines: list[Line], _stages: list[Stage]) -> Iterator[str]:
     for line in lines:
         if line.name == "SHELL":
             safe[line.stage] = "pipefail" in line.rest
-        if line.name == "RUN" and pipes(line.rest) and "pipefail" not in line.rest:
-            if not safe.get(line.stage):
-                yield line.rest
+        unsafe = "pipefail" not in line.rest and not safe.get(line.stage)
+        if line.name == "RUN" and pipes(line.rest) and unsafe:
+            yield line.rest
 
 
 @rule

@@ -100,9 +100,8 @@ def test_a_user_is_written_where_the_spec_has_one():
 
 def test_no_word_of_the_spec_is_taken_apart_by_the_shell():
     lines, _ = parse(base_dockerfile(RICH))
-    words = [
-        word for line in lines if line.name == "RUN" for c in commands(line.rest) for word in c
-    ]
+    shells = [line.rest for line in lines if line.name == "RUN"]
+    words = [word for shell in shells for command in commands(shell) for word in command]
     for value in (
         *RICH.options, *RICH.mirrors, *RICH.packages, *RICH.exclude,
         "/opt/a b", "url:https://x.example/$y", "pypi:pyspark==3.5.9",
