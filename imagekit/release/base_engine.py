@@ -8,10 +8,11 @@ from pathlib import Path
 from imagekit.errors import ImagekitError
 from imagekit.files import disk_error
 from imagekit.images.bases.builder import builder_name, make_builder
+from imagekit.images.bases.debian import Bootstrap, bootstrap
 from imagekit.images.bases.recipe import Ingredients
 from imagekit.images.cache import Cache
 from imagekit.images.daemon.build import build_image
-from imagekit.images.daemon.connect import Daemon
+from imagekit.images.daemon.connect import Daemon, connect, find
 from imagekit.images.daemon.export import export_image
 from imagekit.images.daemon.images import inspect_image
 from imagekit.images.daemon.load import load_image
@@ -22,6 +23,26 @@ from imagekit.spec.base_values import BaseSpec
 
 Talk = Callable[[str], None]
 """Takes a remark for people."""
+
+
+def choose_root(engine: str, project_dir: Path, cache: Cache, talk: Talk) -> Bootstrap:
+    """Choose who makes a distribution's root, and say who.
+
+    Args:
+        engine: ``docker``; or ``auto``: an engine if one answers.
+        project_dir: folder that paths in the spec are relative to.
+        cache: what is kept between runs.
+        talk: told what was chosen.
+
+    Raises:
+        EngineError: no engine answers (``docker``), or it cannot be used.
+    """
+    daemon = connect() if engine == "docker" else find()
+    if daemon is None:
+        talk("engine: assemble (no container engine answers)")
+        return bootstrap
+    talk(f"engine: docker ({daemon.name})")
+    return EngineRoot(daemon, cache, project_dir, talk)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from imagekit.errors import UsageError
 from imagekit.images.bases.assemble import Assembled, assemble, lock_base
+from imagekit.images.bases.debian import Bootstrap, bootstrap
 from imagekit.images.bases.lock import LOCK_NAME, BaseLock, load_lock, write_lock
+from imagekit.images.bases.recipe import Ingredients
 from imagekit.images.cache import Cache
 from imagekit.images.oci import Image
 from imagekit.images.open import open_image
@@ -88,7 +91,23 @@ def assemble_base(
         progress,
         locked_only=options.locked,
         refresh=options.refresh,
+        make_root=_root_maker(project, cache, options.engine, talk),
     )
+
+
+def _root_maker(project: Project, cache: Cache, engine: str, talk: Talk) -> Bootstrap:
+    """Give what makes the distribution's root; who that is is chosen when one is needed."""
+
+    def make(ingredients: Ingredients, folder: Path, progress: Progress = NO_PROGRESS) -> Path:
+        if engine == "assemble":
+            talk("engine: assemble")
+            return bootstrap(ingredients, folder, progress)
+        # An engine's client takes a while to import, and most bases come from the cache.
+        from imagekit.release.base_engine import choose_root
+
+        return choose_root(engine, project.folder, cache, talk)(ingredients, folder, progress)
+
+    return make
 
 
 def base_epoch(spec: BaseSpec) -> int:
@@ -97,7 +116,14 @@ def base_epoch(spec: BaseSpec) -> int:
     return spec.epoch if given is None else given
 
 
-def write_base_lock(project: Project, cache: Cache, progress: Progress = NO_PROGRESS) -> BaseLock:
+def write_base_lock(
+    project: Project,
+    cache: Cache,
+    engine: str,
+    *,
+    talk: Talk,
+    progress: Progress = NO_PROGRESS,
+) -> BaseLock:
     """Find out hashes and package versions, and write ``imagekit.base.lock.json``.
 
     Raises:
@@ -106,7 +132,13 @@ def write_base_lock(project: Project, cache: Cache, progress: Progress = NO_PROG
     path = project.folder / LOCK_NAME
     spec = base_spec(project)
     lock = lock_base(
-        spec, project.folder, cache, base_epoch(spec), progress, previous=load_lock(path)
+        spec,
+        project.folder,
+        cache,
+        base_epoch(spec),
+        progress,
+        previous=load_lock(path),
+        make_root=_root_maker(project, cache, engine, talk),
     )
     write_lock(path, lock)
     return lock
