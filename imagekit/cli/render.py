@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
+from imagekit.cli.key import PassphraseFile
 from imagekit.cli.options import (
     DEFAULT_PROJECT,
     All,
     BaseImage,
     CaCert,
+    Date,
     Define,
     Engine,
     Epc,
@@ -39,6 +41,14 @@ def render(
     libos: Libos = None,
     select: Select = None,
     all_cells: All = False,
+    key: Annotated[
+        Path | None, typer.Option(help="Sign, too, with this key; else nothing is signed.")
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+    date: Date = None,
+    artifacts: Annotated[
+        bool, typer.Option("--artifacts", help="Also the base's artifacts, ready to be built.")
+    ] = False,
     profile: Profile = None,
     manifest_template: Template = None,
     define: Define = None,
@@ -50,18 +60,25 @@ def render(
     file: ProjectFile = DEFAULT_PROJECT,
     json: Json = False,
 ) -> None:
-    """Write every generated file of the cells, unsigned, and nothing else; all cells by default."""
+    """Write every generated file, as build contexts of base and cells; all cells by default."""
+    from imagekit.cli.secrets import open_signer
     from imagekit.images.cache import Cache
+    from imagekit.release.dates import check_date
     from imagekit.release.pipeline import open_base
-    from imagekit.release.rendering import write_rendered
+    from imagekit.release.rendering import cell_signer, write_rendered
 
     project = open_project(file, profile, manifest_template, define, base_image)
     every = all_cells or not (select or no_attest or epc is not None or log is not None)
     cells = choose_cells(project, epc, log, no_attest, libos, select, every)
+    check_date(date)
+    signer = None if key is None else open_signer(key, passphrase_file)
     options = base_options(engine, locked, registry_access(insecure, cacert))
     with ui.progress() as progress:
         base = open_base(project, Cache(project.cache), options, talk=ui.say, progress=progress)
-        written = write_rendered(base, project, cells, output)
+        sign = None if signer is None else cell_signer(base, signer, date, progress)
+        written = write_rendered(
+            base, project, cells, output, sign, with_artifacts=artifacts, progress=progress
+        )
     if json:
         ui.json({"files": [str(path) for path in written]})
     else:

@@ -5,7 +5,7 @@ if the project file describes one, and one folder per cell.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from imagekit.errors import InputError
@@ -16,13 +16,23 @@ from imagekit.images.progress import NO_PROGRESS, Progress
 from imagekit.images.references import RegistryReference, parse_reference
 from imagekit.release.base_context import DOCKERFILE, base_context
 from imagekit.release.bases import base_epoch
-from imagekit.release.cell import MANIFEST, MANIFEST_SGX, SIGFILE, cell_labels, layer_files
+from imagekit.release.cell import (
+    MANIFEST,
+    MANIFEST_SGX,
+    SIGFILE,
+    cell_labels,
+    layer_files,
+    sign_cell,
+)
 from imagekit.release.configuration import Rendered, Renderer
+from imagekit.release.dates import day_of
 from imagekit.release.discover import Base
+from imagekit.release.pipeline import build_epoch
 from imagekit.release.plans import BASE
 from imagekit.release.signing import SignedEnclave
 from imagekit.render.dockerfile import CellImage, cell_dockerfile, dockerignore
 from imagekit.runtime.files import ENTRYPOINT
+from imagekit.signing.signer import Signer
 from imagekit.spec.base_values import BaseReference, BaseSpec
 from imagekit.spec.matrix import Cell
 from imagekit.spec.project import Project
@@ -30,7 +40,32 @@ from imagekit.spec.project import Project
 ROOTFS = "rootfs"
 """Folder of a cell's context with the files of its layer, by their paths in the image."""
 
+Sign = Callable[[Rendered], SignedEnclave]
+"""Measures and signs a cell."""
+
 _MEASURED_LABELS = ("io.imagekit.mr_enclave", "io.imagekit.mr_signer")
+
+
+def cell_signer(
+    base: Base, signer: Signer, date: str | None, progress: Progress = NO_PROGRESS
+) -> Sign:
+    """Give what signs cells as ``build`` does.
+
+    Args:
+        base: the base.
+        signer: whose key.
+        date: for the SIGSTRUCT; None for the day of the build's epoch.
+        progress: told the bytes hashed.
+
+    Raises:
+        UsageError: SOURCE_DATE_EPOCH is not a number.
+    """
+    day = date or day_of(build_epoch(base.image))
+
+    def sign(rendered: Rendered) -> SignedEnclave:
+        return sign_cell(rendered, base, signer, day, progress)
+
+    return sign
 
 
 def write_rendered(
@@ -38,7 +73,7 @@ def write_rendered(
     project: Project,
     cells: Sequence[Cell],
     folder: Path,
-    signed: Mapping[Cell, SignedEnclave] | None = None,
+    sign: Sign | None = None,
     *,
     with_artifacts: bool = False,
     progress: Progress = NO_PROGRESS,
@@ -52,8 +87,8 @@ def write_rendered(
         project: the project.
         cells: which.
         folder: where to.
-        signed: signatures of the cells; a cell without one gets a Dockerfile that fails, since it
-            copies a signature that is not there.
+        sign: signs a cell; without it a cell gets a Dockerfile that fails, since it copies a
+            signature that is not there.
         with_artifacts: also write the base's artifacts, which its Dockerfile copies.
         progress: told what is fetched for them.
 
@@ -68,7 +103,7 @@ def write_rendered(
     renderer = Renderer(base, project)
     rendered = [renderer.render(cell) for cell in cells]
     contexts = [
-        _cell_files(base, project, configuration, (signed or {}).get(configuration.cell))
+        _cell_files(base, project, configuration, sign(configuration) if sign else None)
         for configuration in rendered
     ]
     written = []
