@@ -40,6 +40,7 @@ __all__ = [
     "no_buildx",
     "own_dockerd",
     "podman",
+    "provide_tiny",
     "running_engine",
     "running_podman",
 ]
@@ -56,6 +57,7 @@ lock_type = "file"
 netns = "host"
 default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]
 """
+_DOCKER = shutil.which("docker") or "docker"
 _DOCKER_NAMES = ("DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
 _COMMANDS = ("sh", "cat", "head", "ls", "sleep", "true", "wc")
 _START_SECONDS = 30.0
@@ -93,7 +95,7 @@ class Engine:
 
     def docker(self, *arguments: str) -> str:
         """Run a docker command on it; gives its output."""
-        command = ["docker", "--host", self.host, *arguments]
+        command = [_DOCKER, "--host", self.host, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -252,7 +254,8 @@ def _tiny_rootfs() -> bytes:
     return out.getvalue()
 
 
-def _provide_tiny(engine: Engine) -> Engine:
+def provide_tiny(engine: Engine) -> Engine:
+    """Give an engine the tiny image."""
     name, _, tag = TINY.partition(":")
     with engine.daemon().talk("import") as client:
         api: Any = client
@@ -272,7 +275,7 @@ def running_engine() -> Iterator[Engine]:
         host = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
         if os.environ.get("CI") or not _answers(host):
             _missing("no dockerd that root may start, and no engine that answers")
-        yield _provide_tiny(Engine(host))
+        yield provide_tiny(Engine(host))
         return
     _need("ip", "iptables", "setpriv", "docker")
     with (
@@ -280,7 +283,7 @@ def running_engine() -> Iterator[Engine]:
         _bridge() as bridge,
         own_dockerd(Path(folder), bridge=bridge) as engine,
     ):
-        yield _provide_tiny(engine)
+        yield provide_tiny(engine)
 
 
 @pytest.fixture(scope="session")
@@ -302,7 +305,7 @@ def running_podman() -> Iterator[Engine]:
         env = {"CONTAINERS_CONF": f"{folder}/containers.conf", "TMPDIR": f"{folder}/tmp"}
         try:
             with _service(command, host, folder / "log", env):
-                yield _provide_tiny(Engine(host, ours=True, podman=True))
+                yield provide_tiny(Engine(host, ours=True, podman=True))
         finally:
             remove_tree(folder)
 
@@ -334,15 +337,25 @@ def any_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engin
     if "/" not in request.param:
         yield request.getfixturevalue(request.param)
         return
-    with _used(_provide_tiny(Engine(request.param, ours=True)), tmp_path / "docker") as used:
+    with _used(provide_tiny(Engine(request.param, ours=True)), tmp_path / "docker") as used:
         yield used
 
 
 @pytest.fixture
 def no_buildx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No docker command on PATH."""
-    (tmp_path / "bin").mkdir()
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    """All commands but docker on PATH."""
+    folders = []
+    for number, folder in enumerate(map(Path, os.get_exec_path())):
+        if not (folder / "docker").exists():
+            folders.append(folder)
+            continue
+        twin = tmp_path / "bin" / str(number)
+        twin.mkdir(parents=True)
+        for program in folder.iterdir():
+            if program.name != "docker":
+                (twin / program.name).symlink_to(program)
+        folders.append(twin)
+    monkeypatch.setenv("PATH", os.pathsep.join(map(str, folders)))
 
 
 @pytest.fixture
@@ -412,7 +425,7 @@ def _fetch_buildx(path: Path) -> None:
                 _missing(f"docker-buildx cannot be fetched: {done.stderr.strip()[-300:]}")
         (package,) = folder.glob("docker-buildx_*.deb")
         _run("dpkg-deb", "-x", str(package), f"{folder}/x")
-        (found,) = (folder / "x").rglob("docker-buildx")
+        (found,) = (folder / "x").rglob("cli-plugins/docker-buildx")
         shutil.copy(found, path.with_suffix(".new"))
         path.with_suffix(".new").rename(path)
 

@@ -42,7 +42,7 @@ class Ran(NamedTuple):
 
 
 class ThrowAway(AbstractContextManager["ThrowAway"]):
-    """A container of an image, as root, without a network, mounts and capabilities.
+    """A container of an image, as root, without a network, mounts and most capabilities.
 
     It waits for the end of its standard input, which this process holds open: when the process
     dies, however it does, the container ends, and the engine removes it. Leaving the context
@@ -158,6 +158,7 @@ class ThrowAway(AbstractContextManager["ThrowAway"]):
             host_config=client.create_host_config(
                 network_mode="none",
                 cap_drop=["ALL"],
+                cap_add=["DAC_OVERRIDE"],  # root may read and write what others own
                 security_opt=["no-new-privileges"],
                 auto_remove=True,
             ),
