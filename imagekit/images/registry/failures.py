@@ -155,6 +155,10 @@ def status_failure(answer: Answer, doing: str, who: str, host: str) -> EngineErr
         )
     if 300 <= answer.status < 400:
         return EngineError(problem, "the registry sends us elsewhere: use its final address")
+    if any(code == "NAME_UNKNOWN" for code, _ in codes(answer)):
+        return EngineError(
+            problem, "check the name; some registries want the repository made first"
+        )
     return EngineError(problem, "check the name, and the registry's own log")
 
 

@@ -1,12 +1,15 @@
 """Networks that break and registries that refuse, in front of a real registry."""
 
 import resource
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +65,17 @@ def check(error: ImagekitError, *words: str) -> None:
         assert line
     for word in words:
         assert word in error.problem + error.hint
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """No file may grow beyond that size."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # Downloads
@@ -136,6 +150,23 @@ def test_after_a_kill_only_the_rest_is_fetched(
     assert not partial.exists()
 
 
+def test_ctrl_c_ends_a_download_at_once(proxy: FaultProxy, image: Image, tmp_path: Path) -> None:
+    layer, late = image.layers[0], threading.Event()
+    command = [sys.executable, "-c", _PULL, f"docker://{proxy.host}/team/app:1", tmp_path / "b"]
+
+    def interrupt() -> None:
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        late.wait(20)
+
+    proxy.faults = [Fault("GET", layer.hex, cut_answer=1_000_000, at_cut=interrupt)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    _, err = process.communicate(timeout=15)
+    late.set()
+    assert "KeyboardInterrupt" in err
+    assert not Cache(tmp_path / "b").blobs.has(layer.digest)
+
+
 def test_a_server_without_ranges_sends_everything_anew(
     proxy: FaultProxy, image: Image, tmp_path: Path
 ) -> None:
@@ -155,14 +186,20 @@ def test_a_server_without_ranges_sends_everything_anew(
     ]
 
 
-def test_a_wrong_range_is_not_pasted_in(proxy: FaultProxy, image: Image, tmp_path: Path) -> None:
+def test_a_wrong_range_is_not_pasted_in(
+    proxy: FaultProxy, image: Image, cache: Cache, tmp_path: Path
+) -> None:
     layer = image.layers[0]
-    wrong = {"Content-Range": f"bytes 0-{layer.size - 1}/{layer.size}"}
+    whole = {"Content-Range": f"bytes 0-{layer.size - 1}/{layer.size}"}
+    data = cache.blobs.path(layer.digest).read_bytes()
     proxy.faults = [
         Fault("GET", layer.hex, cut_answer=1_000_000),
-        Fault("GET", layer.hex, headers=wrong),
-    ]
+        Fault("GET", layer.hex, status=206, headers=whole, body=data),
+    ] * 2
+    proxy.faults = [replace(fault) for fault in proxy.faults]
     assert pull(proxy, tmp_path / "b").digest == image.digest
+    gets = proxy.requests("GET", layer.hex)
+    assert [item.headers.get("Range") for item in gets] == [None, "bytes=1000000-", None, None]
 
 
 @pytest.mark.parametrize("left", [b"x" * 100, b"x" * 4_000_000])
@@ -203,10 +240,9 @@ def test_more_bytes_than_announced_are_never_written(
     proxy.faults = [
         Fault("GET", layer.hex, swap=lambda c: c + b"0123456789", headers=longer, times=2)
     ]
-    with pytest.raises(InputError) as caught:
+    with largest_file(layer.size), pytest.raises(InputError) as caught:
         pull(proxy, tmp_path / "b")
-    check(caught.value, layer.digest)
-    assert (tmp_path / "b" / "partial" / layer.hex).stat().st_size <= layer.size
+    check(caught.value, layer.digest, "bytes, twice")
 
 
 def test_two_pulls_at_once_fetch_each_blob_once(
@@ -223,13 +259,8 @@ def test_two_pulls_at_once_fetch_each_blob_once(
 def test_a_disk_that_is_full_is_told_and_nothing_is_lost(
     proxy: FaultProxy, image: Image, tmp_path: Path
 ) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
-    try:
-        with pytest.raises(InputError) as caught:
-            pull(proxy, tmp_path / "b")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with largest_file(1_000_000), pytest.raises(InputError) as caught:
+        pull(proxy, tmp_path / "b")
     check(caught.value, "partial", "too large")
     proxy.seen.clear()
     pull(proxy, tmp_path / "b")
@@ -365,7 +396,7 @@ def test_a_refusal_is_not_repeated(
 def test_silence_has_a_limit(
     proxy: FaultProxy, image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(transport, "SILENCE_SECONDS", 0.4)
     late = threading.Event()
     proxy.faults = [Fault("GET", "manifests", times=9, before=lambda: late.wait(9) and None)]
     with pytest.raises(EngineError) as caught:
@@ -469,6 +500,14 @@ def test_a_registry_that_is_full(
         check(caught.value, "make room", proxy.host)
 
 
+def test_a_repository_that_must_be_made_first(proxy: FaultProxy, cache: Cache) -> None:
+    body = b'{"errors":[{"code":"NAME_UNKNOWN","message":"The repository does not exist"}]}'
+    proxy.faults = [Fault("POST", "uploads", status=404, body=body, times=9)]
+    with pytest.raises(EngineError) as caught:
+        Pusher(PLAIN).push(make_image(cache, 10), at(proxy.host))
+    check(caught.value, "NAME_UNKNOWN", "made first", f"{proxy.host}/team/app")
+
+
 # No registry at all
 
 
@@ -485,12 +524,21 @@ def test_what_is_no_registry(proxy: FaultProxy, image: Image, tmp_path: Path) ->
     check(caught.value, "no container registry", "404")
 
 
+def test_a_host_that_never_worked_is_given_up_soon(
+    proxy: FaultProxy, image: Image, tmp_path: Path
+) -> None:
+    proxy.faults = [Fault("GET", "/v2/$", status=503, times=99)]
+    with pytest.raises(EngineError, match="tried 2 times"):
+        pull(proxy, tmp_path / "b")
+
+
 def test_hosts_that_do_not_answer(tmp_path: Path) -> None:
-    for host, word in (("registry.invalid", "no such host"), ("127.0.0.1:1", "refused")):
+    unknown = "no such host|no name server answers"  # the latter without any network
+    for host, words in (("registry.invalid", unknown), ("127.0.0.1:1", "refused")):
         for access in (RegistryAccess(), PLAIN):
-            with pytest.raises(EngineError) as caught:
+            with pytest.raises(EngineError, match=words) as caught:
                 pull_image(at(host), Cache(tmp_path / "b"), access, NO_PROGRESS)
-            check(caught.value, word, host, "https_proxy")
+            check(caught.value, host, "https_proxy")
 
 
 def test_an_endless_redirect(proxy: FaultProxy, image: Image, tmp_path: Path) -> None:

@@ -605,9 +605,8 @@ def test_a_proxy_of_the_environment(
     own = fault_proxy(registry, certificates)
     assert pull(own.host, tmp_path / "b", access).digest == image.digest
     monkeypatch.setenv("no_proxy", "registry.invalid")
-    with pytest.raises(EngineError) as caught:
+    with pytest.raises(EngineError, match="no such host|no name server answers"):
         pull("registry.invalid", tmp_path / "b", access)
-    check(caught.value, "no such host")
 
 
 @pytest.fixture
