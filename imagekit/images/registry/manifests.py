@@ -63,7 +63,7 @@ def choose_platform(index: bytes, where: str) -> Descriptor:
     entries = [
         (_platform(item), Descriptor.from_json(item, where))
         for item in listed
-        if isinstance(item, dict) and item.get("mediaType") in _KNOWN
+        if isinstance(item, dict) and str(item.get("mediaType")) in _KNOWN
     ]
     found = [item for name, item in entries if name in (_OURS, f"{_OURS}/v1")]
     if not found and len(entries) == 1 and entries[0][0] == "":

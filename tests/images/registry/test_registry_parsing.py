@@ -222,6 +222,7 @@ def test_which_entry_of_an_index_is_ours() -> None:
         [entry({"os": "\x1b[31m", "architecture": "x"})],
         [entry(amd64), entry(amd64, other)],
         [{**entry(amd64), "mediaType": "application/vnd.example"}],
+        [{**entry(amd64), "mediaType": []}],
     ):
         with pytest.raises(InputError) as caught:
             choose(*entries)
