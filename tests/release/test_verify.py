@@ -214,7 +214,7 @@ def test_a_manifest_of_any_shape_is_a_finding(built, imagekit, text):
 @pytest.mark.parametrize("path", ["/opt/entrypoint.sh", "/opt/flink-entrypoint.sh"])
 def test_a_door_from_another_layer_is_named(built, imagekit, path):
     with_layer(LayerFile(path, b"#!/bin/sh\nexec something else\n", 0o755))
-    refused(imagekit, f"{path} was put there by another layer")
+    refused(imagekit, f"{path} was put there by a later layer")
 
 
 def test_another_entry_point_is_noted(built, imagekit):
