@@ -109,7 +109,8 @@ def start_registry(folder: Path, config: str = "", http: str = "") -> Iterator[R
     log = folder / "log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            ["docker-registry", "serve", str(folder / "config.yml")],
+            # It ends with the test run, even when that is killed.
+            ["setpriv", "--pdeathsig", "KILL", "docker-registry", "serve", folder / "config.yml"],
             stdout=stream,
             stderr=stream,
             env={"PATH": os.environ["PATH"], "OTEL_TRACES_EXPORTER": "none"},
