@@ -70,6 +70,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees, or writes to, what the user of this machine has."""
     monkeypatch.setenv("IMAGEKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     for name in ("SOURCE_DATE_EPOCH", "IMAGEKIT_KEY_PASSPHRASE"):
         monkeypatch.delenv(name, raising=False)
 
