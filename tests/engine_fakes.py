@@ -1,11 +1,12 @@
 """What a real engine cannot be made to do on demand: bad answers, and a connection that breaks."""
 
+import itertools
 import re
 import socket
 import socketserver
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,7 @@ class CuttingProxy:
         host: its address.
         up: bytes from the client.
         cut: how many bytes of answers, or of requests (``cut_up``), to let through, None for all.
+        record: folder that gets a file with the client's bytes per connection, or None.
     """
 
     def __init__(self, socket_path: Path, engine: Path) -> None:
@@ -109,6 +111,8 @@ class CuttingProxy:
         self.up = 0
         self.cut: int | None = None
         self.cut_up: int | None = None
+        self.record: Path | None = None
+        self._numbers = itertools.count()
         proxy = self
 
         class Handler(socketserver.BaseRequestHandler):
@@ -126,8 +130,13 @@ class CuttingProxy:
 
     def _pass(self, source: socket.socket, target: socket.socket, up: bool) -> None:
         seen = 0
-        with suppress(OSError):
+        with ExitStack() as stack, suppress(OSError):
+            log = None
+            if up and self.record is not None:
+                log = stack.enter_context((self.record / str(next(self._numbers))).open("wb"))
             while data := source.recv(65536):
+                if log is not None:
+                    log.write(data)
                 seen += len(data)
                 self.up += len(data) if up else 0
                 limit = self.cut_up if up else self.cut

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ __all__ = [
     "FakeEngine",
     "any_engine",
     "buildx",
+    "connected",
     "engine",
     "no_buildx",
     "own_dockerd",
@@ -87,11 +89,7 @@ class Engine:
 
     def daemon(self) -> Daemon:
         """Connect to it as imagekit does."""
-        with pytest.MonkeyPatch.context() as patch:
-            for name in _DOCKER_NAMES:
-                patch.delenv(name, raising=False)
-            patch.setenv("DOCKER_HOST", self.host)
-            return connect()
+        return _connected(self.host)
 
     def docker(self, *arguments: str) -> str:
         """Run a docker command on it; gives its output."""
@@ -114,6 +112,21 @@ class Engine:
                 names = [name for name in listed.get("RepoTags") or [] if name != "<none>:<none>"]
                 if not any(name.endswith(TINY) for name in names):
                     client.remove_image(listed["Id"], force=True)
+
+
+@cache
+def _connected(host: str) -> Daemon:
+    """An engine by its address, asked once: Podman takes its time to tell its version."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _DOCKER_NAMES:
+            patch.delenv(name, raising=False)
+        patch.setenv("DOCKER_HOST", host)
+        return connect()
+
+
+def connected() -> Daemon:
+    """The engine that DOCKER_HOST names."""
+    return _connected(os.environ["DOCKER_HOST"])
 
 
 def _missing(reason: str) -> None:

@@ -100,6 +100,8 @@ class Daemon:
     @property
     def containerd_store(self) -> bool:
         """Whether images are kept by containerd, where an image's id is its manifest's digest."""
+        if self.podman:
+            return False
         status = self.info.get("DriverStatus") or []
         return ["driver-type", "io.containerd.snapshotter.v1"] in [list(item) for item in status]
 

@@ -88,9 +88,11 @@ def test_what_is_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.integration(root=True)
 def test_a_socket_that_others_may_use(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.chmod(0o755)
-    fake = FakeEngine(folder / "d.sock", {})
+    host = f"unix://{folder}/d.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(folder / "d.sock"))
     (folder / "d.sock").chmod(0o660)
-    monkeypatch.setenv("DOCKER_HOST", fake.host)
+    monkeypatch.setenv("DOCKER_HOST", host)
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:  # as a user who is not in the group
@@ -106,7 +108,7 @@ def test_a_socket_that_others_may_use(folder: Path, monkeypatch: pytest.MonkeyPa
     os.close(writing)
     with os.fdopen(reading) as said:
         problem, hint = said.read().split("\n")
-    assert f"may not use the container engine at {fake.host}" in problem
+    assert f"may not use the container engine at {host}" in problem
     assert "group docker" in hint
 
 
