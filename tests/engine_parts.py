@@ -76,11 +76,13 @@ class Engine:
         host: its address as in DOCKER_HOST.
         ours: whether it may be emptied.
         podman: whether it is Podman.
+        root: the folder where it keeps its images, if we made it.
     """
 
     host: str
     ours: bool = False
     podman: bool = False
+    root: Path | None = None
 
     @property
     def socket(self) -> Path:
@@ -227,7 +229,7 @@ def own_dockerd(folder: Path, *options: str, bridge: str = "none") -> Iterator[E
     ]
     try:
         with _service(command, host, folder / "log", {}):
-            yield Engine(host, ours=True)
+            yield Engine(host, ours=True, root=folder / "root")
     finally:
         remove_tree(folder)
 
@@ -318,7 +320,7 @@ def running_podman() -> Iterator[Engine]:
         env = {"CONTAINERS_CONF": f"{folder}/containers.conf", "TMPDIR": f"{folder}/tmp"}
         try:
             with _service(command, host, folder / "log", env):
-                yield provide_tiny(Engine(host, ours=True, podman=True))
+                yield provide_tiny(Engine(host, True, True, folder / "root"))
         finally:
             remove_tree(folder)
 
