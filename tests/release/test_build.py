@@ -330,7 +330,7 @@ def test_render_writes_what_the_image_will_hold_and_needs_no_key(project, imagek
     (project / "key.pem").unlink()
     code, _, err = imagekit("render", "-o", "files", "--select", "*-64m-error-dcap")
     assert code == 0, err
-    folder = project / "files" / "gramine-64m-error-dcap"
+    folder = project / "files" / "gramine-64m-error-dcap" / "rootfs"
     assert (folder / "opt/entrypoint.sh").stat().st_mode & 0o111
     assert not list(folder.rglob("*.sig"))
     (project / "key.pem").write_bytes((Path(GOLDEN_KEY)).read_bytes())
