@@ -11,6 +11,11 @@ KEY := $(QUICKSTART)/enclave-key.pem
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
 
+# What the tests use besides Python. Where the second list cannot be installed, and this is no
+# continuous integration, the tests that need a container engine or a registry are skipped.
+TEST_PACKAGES := mount mmdebstrap skopeo umoci openssl
+ENGINE_PACKAGES := docker.io:dockerd docker-registry podman runc iproute2:ip iptables cgroupfs-mount
+
 .PHONY: image test lint format benchmark wheel clean help
 
 help:
@@ -33,7 +38,8 @@ image: $(READY)
 	$(IMAGEKIT) build --file $(QUICKSTART)/imagekit.yaml --epc $(EPC) --log $(LOG) --output oci:$(OUT)
 
 test: $(DEV_READY)
-	scripts/need mount mmdebstrap skopeo umoci openssl
+	scripts/need $(TEST_PACKAGES)
+	scripts/need --optional $(ENGINE_PACKAGES)
 	$(PYTHON) -m pytest
 
 lint: $(DEV_READY)

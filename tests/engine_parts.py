@@ -216,6 +216,9 @@ def own_dockerd(folder: Path, *options: str, bridge: str = "none") -> Iterator[E
         bridge: the link for containers.
     """
     (folder / "daemon.json").write_text("{}")
+    groups = Path("/sys/fs/cgroup")
+    if not (groups / "cgroup.controllers").exists() and not (groups / "devices").exists():
+        _run("cgroupfs-mount")  # nothing does it on a machine without an init system
     host = f"unix://{folder}/docker.sock"
     name = f"imagekit-{os.getpid()}-{folder.name}"
     command = [

@@ -51,7 +51,7 @@ def build(
     access = registry_access(insecure, cacert)
     options = base_options(engine, locked, access, refresh)
     with ui.progress() as progress:
-        delivery = Delivery(targets, load=load, access=access, progress=progress)
+        delivery = Delivery(targets, load=load, access=access, talk=ui.say, progress=progress)
         made = assemble_base(project, Cache(project.cache), options, talk=ui.say, progress=progress)
         if output is not None:
             write_image(made.image, output, progress)

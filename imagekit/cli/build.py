@@ -98,7 +98,9 @@ def build(
     signer = open_project_signer(project, key, passphrase_file)
     with ui.progress() as progress:
         known = base_places(project, targets)
-        delivery = Delivery(targets, load=load, access=access, known=known, progress=progress)
+        delivery = Delivery(
+            targets, load=load, access=access, known=known, talk=ui.say, progress=progress
+        )
         base = open_base(project, Cache(project.cache), options, talk=ui.say, progress=progress)
         shout(base.standin)
         with _cross_check(base, progress) if cross_check else nullcontext() as check:

@@ -7,6 +7,9 @@ from typing import Protocol
 Advance = Callable[[int], None]
 """Called with the number of units (bytes unless the label says else) done since the last call."""
 
+Talk = Callable[[str], None]
+"""Takes a remark for people, one line; never a secret."""
+
 
 class Progress(Protocol):
     """Somebody who shows how far long work is. Its methods may be called from several threads."""

@@ -1,6 +1,5 @@
 """A distribution made by a container engine, for the same base that is made without one."""
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,10 @@ from imagekit.images.daemon.connect import Daemon, connect, find
 from imagekit.images.daemon.export import export_image
 from imagekit.images.daemon.images import inspect_image
 from imagekit.images.daemon.load import load_image
-from imagekit.images.progress import NO_PROGRESS, Progress
+from imagekit.images.progress import NO_PROGRESS, Progress, Talk
 from imagekit.images.references import DaemonReference
 from imagekit.release.base_context import root_context, root_of_image
 from imagekit.spec.base_values import BaseSpec
-
-Talk = Callable[[str], None]
-"""Takes a remark for people."""
 
 
 def choose_root(engine: str, project_dir: Path, cache: Cache, talk: Talk) -> Bootstrap:

@@ -1,6 +1,6 @@
 """The project's base image: opened if it exists, assembled if the project file says how."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,17 +13,13 @@ from imagekit.images.bases.recipe import Ingredients
 from imagekit.images.cache import Cache
 from imagekit.images.oci import Image
 from imagekit.images.open import open_image
-from imagekit.images.progress import NO_PROGRESS, Progress
+from imagekit.images.progress import NO_PROGRESS, Progress, Talk
 from imagekit.images.references import Reference, RegistryReference, parse_reference
 from imagekit.images.registry.access import RegistryAccess
 from imagekit.release.dates import source_date_epoch
 from imagekit.release.delivery import PushTarget
 from imagekit.spec.base_values import BaseReference, BaseSpec
 from imagekit.spec.project import Project
-
-Talk = Callable[[str], None]
-"""Takes a remark for people."""
-
 
 ENGINES = ("auto", "docker", "assemble")
 """Who may make a base."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from imagekit.errors import UsageError
 from imagekit.images.oci import Image
-from imagekit.images.progress import NO_PROGRESS, Progress
+from imagekit.images.progress import NO_PROGRESS, Progress, Talk
 from imagekit.images.references import (
     RegistryReference,
     parse_registry_reference,
@@ -99,6 +99,7 @@ class Delivery:
         load: whether images go to the engine, too.
         access: how registries are reached.
         known: where the base is or may be: what is there need not be sent to that registry again.
+        talk: told remarks.
         progress: told the bytes.
 
     Raises:
@@ -112,9 +113,10 @@ class Delivery:
         load: bool,
         access: RegistryAccess,
         known: Sequence[RegistryReference] = (),
+        talk: Talk,
         progress: Progress = NO_PROGRESS,
     ) -> None:
-        self._targets, self._progress = tuple(targets), progress
+        self._targets, self._talk, self._progress = tuple(targets), talk, progress
         self._daemon, self._pusher = None, None
         self._loading = Lock()
         if load:
@@ -155,6 +157,8 @@ class Delivery:
         assert self._daemon is not None
         with self._loading:  # the base's layers go in with the first image, the others find them
             loaded = load_image(self._daemon, image, references, self._progress)
+        if loaded.note:
+            self._talk(loaded.note)
         return [
             Delivered(
                 f"docker-daemon:{name}",

@@ -14,7 +14,7 @@ from imagekit.errors import ImagekitError, InputError
 from imagekit.images.cache import Cache
 from imagekit.images.layout import CONTAINERD_NAME, OciLayout
 from imagekit.images.oci import Image
-from imagekit.images.progress import NO_PROGRESS, Progress
+from imagekit.images.progress import NO_PROGRESS, Progress, Talk
 from imagekit.images.references import Reference, parse_reference
 from imagekit.images.rootfs import Rootfs
 from imagekit.release.bases import BaseOptions, base_image
@@ -30,9 +30,6 @@ from imagekit.spec.matrix import Cell
 from imagekit.spec.names import default_reference
 from imagekit.spec.project import Project
 from imagekit.spec.sizes import epc_name
-
-Talk = Callable[[str], None]
-"""Takes a remark for people."""
 
 Check = Callable[[Rendered, SignedEnclave], None]
 """Looks at a signed cell before anything of it is written; raises what it finds."""

@@ -6,7 +6,7 @@ out of argument lists and messages.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from imagekit.errors import InputError
@@ -15,7 +15,7 @@ from imagekit.images.daemon.buildx import build_with_buildx, find_buildx
 from imagekit.images.daemon.classic import build_classic
 from imagekit.images.daemon.connect import Daemon
 from imagekit.images.daemon.order import PROXIES, BuildOrder
-from imagekit.images.progress import Progress
+from imagekit.images.progress import Progress, Talk
 
 
 def build_image(
@@ -28,7 +28,7 @@ def build_image(
     tag: str | None = None,
     labels: Mapping[str, str] | None = None,
     progress: Progress,
-    talk: Callable[[str], None],
+    talk: Talk,
 ) -> str:
     """Build an image in an engine.
 
