@@ -106,3 +106,49 @@ def test_the_sealed_job_runs_and_computes(built, tmp_path):
     assert "STAND-IN" in done.stderr
     assert "host.was.here" not in done.stderr  # java announces the variable when it sees it
     assert not (root / "metastore_db").exists()
+
+
+@pytest.mark.integration("dockerd", "docker-registry", root=True)
+def test_the_whole_matrix_is_accepted_everywhere(built, engine, registry):
+    """Eighteen images in a registry and in an engine: each base blob goes over once."""
+    push = ("--push", f"{registry.host}/team", "--insecure", "--load")
+    done = imagekit("build", "--all", *push, "--metadata-file", "meta.json", cwd=built)
+    assert "18 cells: 17 built, 1 there already, 0 failed" in done.stderr
+    images = json.loads((built / "meta.json").read_text())["images"]
+    assert len({image["mr_enclave"] for image in images}) == 18
+    for image in images:
+        name = image["reference"].removeprefix("localhost/")
+        docker = f"docker://{registry.host}/team/{name}"
+        command = ["skopeo", "inspect", "--tls-verify=false", docker]
+        shown = subprocess.run(command, check=True, capture_output=True).stdout
+        assert json.loads(shown)["Digest"] == image["digest"]
+        # a plain docker run takes it, and finds the signature of this very cell
+        argv = [*("run", "--rm", "--network", "none"), "--entrypoint", "/usr/bin/od"]
+        text = engine.docker(
+            *argv, image["reference"], "-An", "-v", "-tx1", "-j960", "-N32", "/ppml/bash.sig"
+        )
+        assert "".join(text.split()) == image["mr_enclave"]
+    pushed = [
+        one for image in images for one in image["delivered"] if "docker://" in one["reference"]
+    ]
+    base = sum(layer["size"] for layer in base_layers(built))
+    sent = sum(one["sent"] for one in pushed)
+    assert base < sent < base * 1.05
+    again = imagekit("build", "--all", *push, "--json", cwd=built)
+    assert "18 cells: 0 built, 18 there already, 0 failed, 0 bytes sent" in again.stderr
+    copy = ["skopeo", "copy", "--src-tls-verify=false", docker, f"oci:{built}/copied:x"]
+    subprocess.run(copy, check=True, capture_output=True)
+
+
+def base_layers(folder):
+    """The layers of the base, as the OCI layout lists them."""
+    shown = imagekit("inspect", f"oci:out:{IMAGE}", "--json", cwd=folder)
+    return json.loads(shown.stdout)["layers"][:-1]
+
+
+@pytest.mark.integration("dockerd", root=True)
+def test_docker_runs_the_job(built, engine):
+    imagekit("build", "--epc", "16g", "--log", "error", "--load", cwd=built)
+    flags = ("run", "--rm", "--tmpfs", "/tmp:exec", "--env", "SGX_ENABLED=true")
+    said = engine.docker(*flags, "--env", "SGX_MODE=direct", f"localhost/{IMAGE}")
+    assert "499500" in said
