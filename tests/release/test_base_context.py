@@ -52,8 +52,8 @@ exclude: [/usr/share/doc/*]
 """
 
 
-def certificate() -> tuple[bytes, bytes]:
-    """A CA's certificate and private key, as PEM."""
+def certificate(address: str = "127.0.0.1") -> tuple[bytes, bytes]:
+    """A CA's certificate, good for a server at an address too, and its private key, as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Company CA of a test")])
     start = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
@@ -66,7 +66,7 @@ def certificate() -> tuple[bytes, bytes]:
         .not_valid_before(start)
         .not_valid_after(start + datetime.timedelta(days=36500))
         .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]),
             critical=False,
         )
         .sign(key, hashes.SHA256())

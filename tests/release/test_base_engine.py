@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from company_archive import serve_archive
 from image_files import Entry, Seen, differences, of_archive, of_image, run_settings
 from test_base_context import certificate
 
@@ -29,7 +30,8 @@ PROXY = "proxy-of-a-test.example"
 
 SPEC = """\
 distribution: {suite: bookworm, variant: apt}
-packages: [iputils-ping, libcap2-bin, tini]      # one of them sets a file capability
+packages: [company-tool, iputils-ping, libcap2-bin, tini]   # ping gets a file capability
+sources: [{name: company, uri: "@archive", suites: [./], signed_by: archive/key.asc}]
 artifacts:
   - {path: gramine-standin_1.9_amd64.deb, sha256: @gramine-standin_1.9_amd64.deb}
   - {path: a.tar, sha256: @a.tar, strip: 1, to: /opt/a}
@@ -47,16 +49,31 @@ ca_bundle: ./ca.pem
 """
 
 
+def gateway(engine):
+    """This machine's address as containers see it."""
+    form = "{{(index .IPAM.Config 0).Gateway}}"
+    return engine.docker("network", "inspect", "bridge", "--format", form)
+
+
 @pytest.fixture
-def folder(tmp_path):
-    """A project folder with the files that SPEC names."""
+def folder(engine, tmp_path):
+    """A project folder with the files that SPEC names, and the archive in it."""
     place = tmp_path / "project"
-    place.mkdir()
+    (place / "archive").mkdir(parents=True)
+    address = gateway(engine)
+    public, private = certificate(address)
+    (place / "ca.pem").write_bytes(public)
+    (tmp_path / "server.pem").write_bytes(private + public)
+    with serve_archive(place / "archive", address, tmp_path / "server.pem") as url:
+        (place / "url").write_text(url)
+        yield write_files(place)
+
+
+def write_files(place):
     standin = ROOT / "examples/quickstart/make_standin.py"
     name = "gramine-standin_1.9_amd64.deb"
     subprocess.run([sys.executable, standin, place / name], check=True, capture_output=True)
     (place / "one").write_bytes(b"one")
-    (place / "ca.pem").write_bytes(certificate()[0])
     with tarfile.open(place / "a.tar", "w") as tar:
         for path, kind, link in (
             ("a-1/d/f", tarfile.REGTYPE, ""),
@@ -73,13 +90,14 @@ def folder(tmp_path):
 def spec_of(folder, text=SPEC):
     for name in ("gramine-standin_1.9_amd64.deb", "a.tar", "one"):
         text = text.replace("@" + name, hashlib.sha256((folder / name).read_bytes()).hexdigest())
+    text = text.replace("@archive", (folder / "url").read_text())
     return parse_base(parse_yaml(textwrap.dedent(text), "imagekit.yaml"))
 
 
 def build(engine, context, tag, *, buildkit):
-    """A plain docker build, with a proxy for a scheme that the archive does not use."""
+    """A plain docker build, with a proxy for a scheme that no archive here uses."""
     command = ["buildx", "build", "--load"] if buildkit else ["build"]
-    proxy = ("--build-arg", f"https_proxy=http://{PROXY}:3128")
+    proxy = ("--build-arg", f"ftp_proxy=http://{PROXY}:3128")
     done = subprocess.run(
         ["docker", "--host", engine.host, *command, "--tag", tag, *proxy, str(context)],
         env={**os.environ, "DOCKER_BUILDKIT": "1" if buildkit else "0"},
@@ -102,7 +120,7 @@ def images(engine):
     return sorted(set(engine.docker("images", "--quiet", "--all").split()))
 
 
-@pytest.mark.integration("mmdebstrap", root=True)
+@pytest.mark.integration("mmdebstrap", "gpg", "dpkg-deb", root=True)
 def test_whoever_makes_a_base_makes_the_same(engine, buildx, folder, tmp_path):
     spec, cache = spec_of(folder), Cache(tmp_path / "cache")
     daemon, said = engine.daemon(), []
@@ -121,6 +139,7 @@ def test_whoever_makes_a_base_makes_the_same(engine, buildx, folder, tmp_path):
     expected = of_image(assembled.image)
     assert expected.files["usr/bin/ping"].capability
     assert expected.files["tmp"].mode == 0o1777
+    assert "usr/share/company-tool" in expected.files  # written by a package's script
     for tag in builds:
         engine.docker("save", "--output", str(tmp_path / "saved.tar"), tag)
         seen = of_archive(tmp_path / "saved.tar")
@@ -141,8 +160,18 @@ def test_whoever_makes_a_base_makes_the_same(engine, buildx, folder, tmp_path):
     assert list((other.root / "work").iterdir()) == []
 
 
-def test_the_search_for_traces_finds_each(folder, tmp_path):
-    pem = (folder / "ca.pem").read_bytes()
+@pytest.mark.integration("mmdebstrap", "gpg", "dpkg-deb", root=True)
+def test_without_the_ca_the_companys_archive_is_refused(engine, folder, tmp_path):
+    text = SPEC.replace("ca_bundle: ./ca.pem\n", "")
+    cache = Cache(tmp_path / "cache")
+    with pytest.raises(EngineError) as caught:
+        assemble(spec_of(folder, text), folder, cache, 0)
+    assert "base.ca_bundle" in caught.value.hint
+
+
+def test_the_search_for_traces_finds_each(tmp_path):
+    folder, pem = tmp_path, certificate()[0]
+    (folder / "ca.pem").write_bytes(pem)
     der = base64.b64decode(b"".join(pem.splitlines()[1:-1]))
     for data in (pem, der, f"|1 https_proxy=http://{PROXY}:3128 /bin/sh".encode()):
         (tmp_path / "saved.tar").write_bytes(b"x" * 1000 + data)

@@ -45,12 +45,12 @@ PACKAGE_HINTS = (
         "or correct signed_by",
     ),
     (
-        ("Could not resolve", "Could not connect", "Failed to fetch", "Cannot initiate the conn"),
-        "check the network and the mirrors; behind a proxy, set http_proxy and https_proxy",
+        ("ertificate verification failed", "certificate is NOT trusted", "No system certificates"),
+        CA_HINT,
     ),
     (
-        ("certificate verification failed", "certificate is NOT trusted", "No system certificates"),
-        CA_HINT,
+        ("Could not resolve", "Could not connect", "Failed to fetch", "Cannot initiate the conn"),
+        "check the network and the mirrors; behind a proxy, set http_proxy and https_proxy",
     ),
     (("No space left",), "free some space in TMPDIR (default /tmp), or set TMPDIR elsewhere"),
     (
@@ -211,6 +211,8 @@ def _failure(code: int, tail: Sequence[str]) -> EngineError:
         if line.startswith(("E: ", "Err:", "dpkg: error")):
             # the line before dpkg's own says why a package's script failed
             errors += [before, line] if line.startswith("dpkg: error") and before else [line]
+        elif before.startswith("Err:") and line.startswith("  "):
+            errors.append(line)  # why apt could not fetch
     # mmdebstrap's own last words only say that something failed
     telling = [line for line in errors if "mmdebstrap" not in line and " failed: " not in line]
     text = "\n".join(tail)
