@@ -4,10 +4,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagekit.errors import ImagekitError
+from imagekit.errors import EngineError, ImagekitError
 from imagekit.files import disk_error
 from imagekit.images.bases.builder import builder_name, make_builder
-from imagekit.images.bases.debian import Bootstrap, bootstrap
+from imagekit.images.bases.debian import Bootstrap, bootstrap, package_hint
 from imagekit.images.bases.recipe import Ingredients
 from imagekit.images.cache import Cache
 from imagekit.images.daemon.build import build_image
@@ -78,7 +78,10 @@ class EngineRoot:
         )
         context = folder / "context"
         root_context(ingredients).write(context)
-        image_id = build_image(self.daemon, context, progress=progress, talk=self.talk)
+        try:
+            image_id = build_image(self.daemon, context, progress=progress, talk=self.talk)
+        except EngineError as error:
+            raise EngineError(error.problem, package_hint(error.problem) or error.hint) from None
         try:
             reference = DaemonReference(image_id)
             image = export_image(self.daemon, reference, self.cache, progress)

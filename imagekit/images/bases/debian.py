@@ -34,7 +34,7 @@ _KEPT_VARIABLES = (
     "SSL_CERT_DIR",
 )
 
-PACKAGE_HINTS = (
+_HINTS = (
     (
         ("Unable to locate package", "has no installation candidate", "was not found"),
         "check the names under base.packages and the components of the mirrors",
@@ -59,7 +59,6 @@ PACKAGE_HINTS = (
     ),
     (("unmet dependencies", "Depends:"), "add what is missing to base.packages"),
 )
-"""Signs in the output of apt, dpkg and mmdebstrap, and what to do about them."""
 
 
 class Bootstrap(Protocol):
@@ -119,6 +118,11 @@ def bootstrap(ingredients: Ingredients, folder: Path, progress: Progress = NO_PR
     if done.code != 0:
         raise _failure(done.code, done.tail)
     return target
+
+
+def package_hint(text: str) -> str | None:
+    """Give what to do about a failure of apt, dpkg or mmdebstrap, by what they said."""
+    return next((hint for signs, hint in _HINTS if any(sign in text for sign in signs)), None)
 
 
 def _install(ingredients: Ingredients) -> str:
@@ -215,10 +219,8 @@ def _failure(code: int, tail: Sequence[str]) -> EngineError:
             errors.append(line)  # why apt could not fetch
     # mmdebstrap's own last words only say that something failed
     telling = [line for line in errors if "mmdebstrap" not in line and " failed: " not in line]
-    text = "\n".join(tail)
-    hint = next(
-        (hint for signs, hint in PACKAGE_HINTS if any(sign in text for sign in signs)),
-        "run `mmdebstrap SUITE /dev/null` by hand to see everything it says",
+    hint = package_hint("\n".join(tail)) or (
+        "run `mmdebstrap SUITE /dev/null` by hand to see everything it says"
     )
     said = one_line((telling or errors or list(tail))[-3:])
     ended = f"signal {-code}" if code < 0 else f"exit code {code}"
