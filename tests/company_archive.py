@@ -1,4 +1,7 @@
-"""A company's own package archive: signed, behind TLS that only the company's CA vouches for."""
+"""A company's own servers, behind TLS that only the company's CA vouches for.
+
+One of them has a signed package archive.
+"""
 
 import functools
 import hashlib
@@ -28,6 +31,30 @@ Description: what a company adds
 
 
 @contextmanager
+def serve_folder(folder: Path, address: str, certificate: Path) -> Iterator[str]:
+    """Serve a folder at an address of this machine; gives its URL.
+
+    Args:
+        folder: which.
+        address: where to listen.
+        certificate: the server's certificate and key (PEM).
+    """
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer((address, 0), handler) as server:
+        server.handle_error = lambda *_details: None  # type: ignore[method-assign]
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield f"https://{address}:{server.server_address[1]}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
 def serve_archive(folder: Path, address: str, certificate: Path) -> Iterator[str]:
     """Serve the archive at an address of this machine.
 
@@ -40,18 +67,8 @@ def serve_archive(folder: Path, address: str, certificate: Path) -> Iterator[str
         The archive's URL; it is a flat one, with the suite ``./``.
     """
     _write(folder)
-    handler = functools.partial(_Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer((address, 0), handler) as server:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"https://{address}:{server.server_address[1]}/"
-        finally:
-            server.shutdown()
-            thread.join()
+    with serve_folder(folder, address, certificate) as url:
+        yield url
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

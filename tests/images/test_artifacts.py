@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from company_archive import serve_folder
 
 from imagekit.errors import EngineError, InputError
 from imagekit.images.bases import workdir
@@ -144,7 +145,11 @@ def test_an_unknown_certificate_authority_gets_the_bundle_hint(
     server.socket = context.wrap_socket(server.socket, server_side=True)
     with pytest.raises(EngineError, match="certificate check failed") as caught:
         fetch(url(server, "good.tgz", "https"), tmp_path, cache, GOOD)
-    assert "SSL_CERT_FILE" in caught.value.hint
+    assert "SSL_CERT_FILE" in caught.value.hint and "base.ca_bundle" in caught.value.hint
+    bundle = certificate.read_bytes().partition(b"-----END PRIVATE KEY-----\n")[2]
+    artifact = url(server, "good.tgz", "https")
+    assert fetch(artifact, tmp_path, cache, GOOD, ca_bundle=bundle).sha256 == GOOD
+    cache.artifacts.path(f"sha256:{GOOD}").unlink()
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     assert fetch(url(server, "good.tgz", "https"), tmp_path, cache, GOOD).sha256 == GOOD
 
@@ -255,6 +260,31 @@ def test_an_unreachable_index_says_so(index, cache, tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with pytest.raises(EngineError, match="index cannot be reached"):
         fetch(Artifact("pypi", "tinywheel==1.0", to="/x"), tmp_path, cache, GOOD)
+
+
+def test_an_index_behind_a_companys_ca_needs_the_bundle(index, cache, tmp_path, monkeypatch):
+    wheel, certificate = index["tinywheel"], self_signed(tmp_path)
+    page = wheel.parent / "simple" / "tinywheel" / "index.html"
+    page.parent.mkdir(parents=True)
+    page.write_text(f'<a href="/{wheel.name}">{wheel.name}</a>')
+    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_CERT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    bundle = certificate.read_bytes().partition(b"-----END PRIVATE KEY-----\n")[2]
+    artifact = Artifact("pypi", "tinywheel==1.0", to="/x")
+    with serve_folder(wheel.parent, "127.0.0.1", certificate) as address:
+        monkeypatch.setenv("PIP_INDEX_URL", f"{address}simple")
+        with pytest.raises(EngineError, match="certificate was refused") as caught:
+            fetch(artifact, tmp_path, cache, sha256(wheel))
+        assert "base.ca_bundle" in caught.value.hint
+        assert fetch(artifact, tmp_path, cache, sha256(wheel), ca_bundle=bundle).size > 0
+        cache.artifacts.path(f"sha256:{sha256(wheel)}").unlink()
+        # certificates that pip is told of elsewhere count as before
+        monkeypatch.setenv("PIP_CERT", str(certificate))
+        others = ssl.create_default_context().get_ca_certs(binary_form=True)
+        other = ssl.DER_cert_to_PEM_cert(others[0]).encode()
+        assert fetch(artifact, tmp_path, cache, sha256(wheel), ca_bundle=other).size > 0
 
 
 # -- scratch folders

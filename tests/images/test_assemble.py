@@ -3,6 +3,7 @@ import io
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -297,6 +298,16 @@ def test_mmdebstraps_arguments(state, cache, tmp_path):
     assert not any(word.startswith("--include") for word in words)
     assert any(w.endswith(" /etc/apt/sources.list.d/extra.sources") for w in words)
     assert f"--customize-hook=upload '{tmp_path}/my x.deb' /tmp/imagekit/0.deb" in words
+
+
+def test_mmdebstrap_gets_the_companys_certificates_and_no_layer_does(state, cache, tmp_path):
+    certificates = ssl.create_default_context().get_ca_certs(binary_form=True)
+    (tmp_path / "ca.pem").write_text(ssl.DER_cert_to_PEM_cert(certificates[0]))
+    one = assemble(spec("ca_bundle: ca.pem"), tmp_path, cache, EPOCH)
+    assert (tmp_path / "ca.pem").read_text() in (state / "ca").read_text()
+    assert (cache.root / "work").is_dir() and not list((cache.root / "work").iterdir())
+    assert one.image.digest == assemble(spec(), tmp_path, cache, EPOCH).image.digest
+    assert len(calls(state)) == 1  # the second one is the same base
 
 
 def test_a_missing_mmdebstrap_is_named_with_the_line_that_installs_it(cache, tmp_path, monkeypatch):
