@@ -25,6 +25,8 @@ _CA_HINT = (
     "the index's certificate is signed by a CA pip does not know: name its certificate in "
     "base.ca_bundle, in PIP_CERT, or with `pip config set global.cert FILE`"
 )
+_CERTIFICATES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""Variables that name the certificates pip trusts; the last two win over the first (requests)."""
 _UNREACHABLE = (
     "Max retries exceeded",
     "Connection refused",
@@ -73,7 +75,7 @@ def pip_download(
         raise disk_error(error, folder, "write in") from None
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if ca_bundle is not None:
-        env["PIP_CERT"] = str(_write_ca(folder / "ca.pem", ca_bundle))
+        env |= dict.fromkeys(_CERTIFICATES, str(_write_ca(folder / "ca.pem", ca_bundle)))
     env.update(TMPDIR=str(folder / "tmp"), PYTHONUNBUFFERED="1", LC_ALL="C.UTF-8")
     with _Watch(requirement, progress) as watch:
         done = run_program(
@@ -88,11 +90,11 @@ def pip_download(
 
 
 def _write_ca(path: Path, ca_bundle: bytes) -> Path:
-    """Write what pip is to trust: PIP_CERT takes the place of all that it would take else."""
+    """Write what pip is to trust, in place of all that it would take else: so that is in it too."""
     parts = [with_system(ca_bundle)]
+    named = {os.environ[name] for name in _CERTIFICATES if os.environ.get(name)}
     try:
-        if "PIP_CERT" in os.environ:
-            parts.append(Path(os.environ["PIP_CERT"]).read_bytes())
+        parts += [Path(name).read_bytes() for name in sorted(named) if Path(name).is_file()]
         path.write_bytes(b"\n".join(parts))
     except OSError as error:
         raise disk_error(error, path, "write") from None
