@@ -77,7 +77,9 @@ COPY enclave-key.pem /root/.config/gramine/enclave-key.pem
 COPY layer/ /
 COPY bash.manifest.template /ppml/bash.manifest.template
 WORKDIR /ppml
-RUN gramine-manifest bash.manifest.template bash.manifest \\
+# byte code that the tools left behind would be among the trusted files
+RUN export PYTHONDONTWRITEBYTECODE=1 \\
+ && gramine-manifest bash.manifest.template bash.manifest \\
  && gramine-sgx-sign --manifest bash.manifest --output bash.manifest.sgx \\
     --key /root/.config/gramine/enclave-key.pem
 FROM {base}
