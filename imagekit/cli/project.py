@@ -100,13 +100,10 @@ def _document(wanted: str, project: "Project", cells: "tuple[Cell, ...]", contex
 
 def _row(project: "Project", cell: "Cell") -> dict[str, Any]:
     """One cell as ``plan --json`` gives it; ``epc`` is in bytes."""
-    from imagekit.spec.names import default_reference
     from imagekit.spec.sizes import epc_name
 
     is_default = cell == project.default_cell
-    references = [project.reference(cell)]
-    if is_default:
-        references.append(default_reference(project.image, cell.libos))
+    references = list(project.references(cell))
     return {
         "id": cell.id,
         "image": project.name(cell),

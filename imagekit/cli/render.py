@@ -1,5 +1,6 @@
 """``imagekit render``: every generated file, for people to read and for other builders."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -49,6 +50,9 @@ def render(
     artifacts: Annotated[
         bool, typer.Option("--artifacts", help="Also the base's artifacts, ready to be built.")
     ] = False,
+    only_base: Annotated[
+        bool, typer.Option("--only-base", help="The base's context alone; no base is made for it.")
+    ] = False,
     profile: Profile = None,
     manifest_template: Template = None,
     define: Define = None,
@@ -65,13 +69,20 @@ def render(
     from imagekit.images.cache import Cache
     from imagekit.release.dates import check_date
     from imagekit.release.pipeline import open_base
-    from imagekit.release.rendering import cell_signer, write_rendered
+    from imagekit.release.rendering import cell_signer, write_base, write_rendered
 
     project = open_project(file, profile, manifest_template, define, base_image)
     every = all_cells or not (select or no_attest or epc is not None or log is not None)
     cells = choose_cells(project, epc, log, no_attest, libos, select, every)
     check_date(date)
     signer = None if key is None else open_signer(key, passphrase_file)
+    if only_base:
+        with ui.progress() as progress:
+            made = write_base(
+                project, output, standin=False, with_artifacts=artifacts, progress=progress
+            )
+        _answer(made, json)
+        return
     options = base_options(engine, locked, registry_access(insecure, cacert))
     with ui.progress() as progress:
         base = open_base(project, Cache(project.cache), options, talk=ui.say, progress=progress)
@@ -79,6 +90,10 @@ def render(
         written = write_rendered(
             base, project, cells, output, sign, with_artifacts=artifacts, progress=progress
         )
+    _answer(written, json)
+
+
+def _answer(written: Sequence[Path], json: bool) -> None:
     if json:
         ui.json({"files": [str(path) for path in written]})
     else:

@@ -27,7 +27,6 @@ from imagekit.release.lock import FILE_NAME, LockEntry, read_lock, update_lock
 from imagekit.release.signing import SignedEnclave
 from imagekit.signing.signer import Signer
 from imagekit.spec.matrix import Cell
-from imagekit.spec.names import default_reference
 from imagekit.spec.project import Project
 from imagekit.spec.sizes import epc_name
 
@@ -208,22 +207,16 @@ class CellBuilder:
         layout = OciLayout.create(self._output.folder)
         image = compose_cell(self._base, self._project, rendered, signed, layout.blobs, self._epoch)
         entry = self._entry(rendered, signed, image, inputs)
-        built = Built(cell, self._references(cell), image, entry, fresh=True)
+        built = Built(cell, self._project.references(cell), image, entry, fresh=True)
         for reference, tag in zip(built.references, built.tags, strict=True):
             name = reference if tag == built.tags[0] else built.reference
             layout.put(image, tag, {CONTAINERD_NAME: name}, self._progress)
         update_lock(self._lock_path, {built.reference: entry})
         return built
 
-    def _references(self, cell: Cell) -> tuple[str, ...]:
-        own = self._project.reference(cell)
-        if cell == self._project.default_cell:
-            return (own, default_reference(self._project.image, cell.libos))
-        return (own,)
-
     def _found(self, cell: Cell, inputs: str) -> Built | None:
         """Give the image of the same inputs, if lock and output have it complete."""
-        references = self._references(cell)
+        references = self._project.references(cell)
         entry = self._known.get(references[0])
         if entry is None or entry.inputs != inputs or self._check is not None:
             return None

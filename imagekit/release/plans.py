@@ -14,7 +14,6 @@ import yaml
 from imagekit.errors import UsageError
 from imagekit.spec.base_values import BaseSpec
 from imagekit.spec.matrix import Cell
-from imagekit.spec.names import default_reference
 from imagekit.spec.project import Project
 from imagekit.spec.sizes import epc_name
 
@@ -24,10 +23,6 @@ CELLS = "cells"
 """Group of all cells in a bake file."""
 STEM_VARIABLE = "IMAGEKIT_IMAGE"
 """Variable of a bake file: the stem of the image names, to build for another registry."""
-SUFFIX_VARIABLE = "IMAGEKIT_SUFFIX"
-"""Variable of a bake file: the end of the cells' tags."""
-UNSIGNED = "-unsigned"
-"""Its default: what is rendered has no signature, and must not take a release's place."""
 PLATFORM = "linux/amd64"
 GITLAB_ENVIRONMENT = "release"
 """Environment of the jobs in a GitLab pipeline: a key with this scope reaches no other job."""
@@ -35,14 +30,6 @@ GITLAB_VARIABLES = {"--key": "IMAGEKIT_KEY", "--push": "IMAGEKIT_PUSH"}
 """Options of these jobs that variables of the pipeline give."""
 GITHUB_LIMIT = 256
 """Jobs in one matrix (GitHub's documentation, "Running variations of jobs in a workflow")."""
-
-
-def references(project: Project, cell: Cell) -> list[str]:
-    """Give all names of a cell's image; the default cell has two."""
-    own = [project.reference(cell)]
-    if cell == project.default_cell:
-        own.append(default_reference(project.image, cell.libos))
-    return own
 
 
 def bake(project: Project, cells: Sequence[Cell], context: Path) -> str:
@@ -65,13 +52,9 @@ def bake(project: Project, cells: Sequence[Cell], context: Path) -> str:
     if has_base:
         targets[BASE] = _target(project, context / BASE, [project.base_name])
     for cell in cells:
-        names = [f"{name}${{{SUFFIX_VARIABLE}}}" for name in references(project, cell)]
-        targets[cell.id] = _target(project, context / cell.id, names)
+        targets[cell.id] = _target(project, context / cell.id, project.references(cell))
     document = {
-        "variable": {
-            STEM_VARIABLE: {"default": project.image},
-            SUFFIX_VARIABLE: {"default": UNSIGNED},
-        },
+        "variable": {STEM_VARIABLE: {"default": project.image}},
         "group": {
             "default": {"targets": [BASE if has_base else CELLS]},
             CELLS: {"targets": [cell.id for cell in cells]},

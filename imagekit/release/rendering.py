@@ -15,7 +15,7 @@ from imagekit.images.layers import LayerFile
 from imagekit.images.progress import NO_PROGRESS, Progress
 from imagekit.images.references import RegistryReference, parse_reference
 from imagekit.release.base_context import DOCKERFILE, base_context
-from imagekit.release.bases import base_epoch
+from imagekit.release.bases import base_epoch, base_spec
 from imagekit.release.cell import (
     MANIFEST,
     MANIFEST_SGX,
@@ -68,6 +68,44 @@ def cell_signer(
     return sign
 
 
+def write_base(
+    project: Project,
+    folder: Path,
+    *,
+    standin: bool,
+    with_artifacts: bool = False,
+    progress: Progress = NO_PROGRESS,
+) -> list[Path]:
+    """Write the build context of the base below ``folder``; the base need not be there yet.
+
+    Args:
+        project: whose base is a BaseSpec.
+        folder: where to.
+        standin: whether a stand-in for Gramine is known to be in it, for the label.
+        with_artifacts: also write its artifacts, which its Dockerfile copies.
+        progress: told what is fetched for them.
+
+    Returns:
+        The files written, sorted.
+
+    Raises:
+        UsageError: its base is an image that exists already.
+        InputError: a file cannot be written, or the base cannot be made by an engine.
+        EngineError: something cannot be fetched.
+    """
+    spec = base_spec(project)
+    context = base_context(
+        spec,
+        project.folder,
+        Cache(project.cache),
+        base_epoch(spec),
+        progress,
+        standin=standin,
+        with_artifacts=with_artifacts,
+    )
+    return context.write(folder / BASE)
+
+
 def write_rendered(
     base: Base,
     project: Project,
@@ -108,16 +146,13 @@ def write_rendered(
     ]
     written = []
     if isinstance(project.base, BaseSpec):
-        made = base_context(
-            project.base,
-            project.folder,
-            Cache(project.cache),
-            base_epoch(project.base),
-            progress,
+        written += write_base(
+            project,
+            folder,
             standin=base.standin,
             with_artifacts=with_artifacts,
+            progress=progress,
         )
-        written += made.write(folder / BASE)
     for configuration, files in zip(rendered, contexts, strict=True):
         written += _write(folder / configuration.cell.id, files)
     return sorted(written)

@@ -31,6 +31,7 @@ from imagekit.spec.names import (
     base_reference,
     check_stem,
     check_tag,
+    default_reference,
     image_name,
     image_reference,
     parse_image_name,
@@ -98,6 +99,12 @@ class Project:
     def reference(self, cell: Cell) -> str:
         """Return ``<name>:<tag>`` of a cell's image."""
         return image_reference(self.image, cell, self.tag)
+
+    def references(self, cell: Cell) -> tuple[str, ...]:
+        """Return all names of a cell's image, :meth:`reference` first; the default cell has two."""
+        if cell == self.default_cell:
+            return (self.reference(cell), default_reference(self.image, cell.libos))
+        return (self.reference(cell),)
 
     @property
     def base_name(self) -> str:

@@ -200,3 +200,25 @@ def test_a_key_beside_the_files_is_not_sent(engine, project, imagekit, tmp_path)
     done = docker(engine, "build", "--tag", "all:2", "--file", tmp_path / "Dockerfile", context)
     assert done.returncode == 0, done.stderr
     assert "rootfs/ppml/enclave-key.pem" in saved(engine, "all:2", tmp_path).files
+
+
+def test_the_base_alone_is_rendered_without_being_made(project, imagekit, monkeypatch, tmp_path):
+    """No engine, no mmdebstrap, no network: nothing is made."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    base = "base: {distribution: {suite: bookworm}, packages: [tini]}"
+    Path("imagekit.yaml").write_text(PROJECT.replace('base: {image: "oci:base:base"}', base))
+    code, out, err = imagekit("render", "-o", "files", "--only-base")
+    assert code == 0, err
+    assert sorted(out.splitlines()) == sorted(
+        str(path) for path in Path("files").rglob("*") if path.is_file()
+    )
+    assert lint(text_of(Path("files/base"))) == []
+    assert {path.name for path in Path("files").iterdir()} == {"base"}
+
+
+def test_a_base_that_is_an_image_has_no_context(project, imagekit):
+    code, _, err = imagekit("render", "-o", "files", "--only-base")
+    assert code == 2
+    assert "oci:base:base" in err
+    assert not Path("files").exists()

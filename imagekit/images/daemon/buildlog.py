@@ -74,8 +74,7 @@ class BuildLog(AbstractContextManager["BuildLog"]):
         self._tails[step] = deque(maxlen=TAIL_LINES)
         stack = self._open[step] = ExitStack()
         if shown:
-            text = label if len(label) <= _LABEL else label[: _LABEL - 1] + "…"
-            stack.enter_context(self._progress.task(text, None))
+            stack.enter_context(self._progress.task(_short(label), None))
 
     def knows(self, step: str) -> bool:
         """Whether the step began."""
@@ -106,7 +105,7 @@ class BuildLog(AbstractContextManager["BuildLog"]):
         tail = list(self._tails.get(step or "", ()))
         said = one_line([line for line in tail if line.strip()][-_SHOWN_LINES:])
         label = self._labels.get(step or "")
-        where = f"{label} failed" if label else f"{daemon} cannot build"
+        where = f"{_short(label)} failed" if label else f"{daemon} cannot build"
         what = f"exit code {code}" if code is not None else reason
         problem = f"{where}: {what}" + (f": {said}" if said and code is not None else "")
         hint = hint_for(
@@ -122,3 +121,7 @@ class BuildLog(AbstractContextManager["BuildLog"]):
     ) -> None:
         for step in list(self._open):
             self.end(step)
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= _LABEL else label[: _LABEL - 1] + "…"
