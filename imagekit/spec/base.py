@@ -70,22 +70,19 @@ __all__ = [
     "parse_base",
 ]
 
-_SUITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~_-]*(/[A-Za-z0-9.+~_-]+)*/?")
-_SOURCE_SUITE = re.compile(rf"\./|/|{_SUITE.pattern}")  # a flat archive has a path for a suite
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")
-_PACKAGE = re.compile(
-    r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[A-Za-z0-9][A-Za-z0-9.+:~-]*|/[A-Za-z0-9.+~_-]+)?"
-)
-_SNAPSHOT = re.compile(r"[0-9]{8}T[0-9]{6}Z")
-_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-_REQUIREMENT = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_MODE = re.compile(r"0[0-7]{3}")
-_USER = re.compile(r"([a-z_][a-z0-9_-]*|[0-9]{1,10})(:([a-z_][a-z0-9_-]*|[0-9]{1,10}))?")
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_UNSIGNED = re.compile(
-    r"\b(trusted|allow-insecure|allow-weak)\s*=\s*(yes|true|1|on)", re.IGNORECASE
-)
+# Compiled where they are used: most runs meet a base that is an image already.
+_SUITE = r"[A-Za-z0-9][A-Za-z0-9.+~_-]*(/[A-Za-z0-9.+~_-]+)*/?"
+_SOURCE_SUITE = rf"\./|/|{_SUITE}"  # a flat archive has a path for a suite
+_WORD = r"[A-Za-z0-9][A-Za-z0-9.+_-]*"
+_PACKAGE = r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[A-Za-z0-9][A-Za-z0-9.+:~-]*|/[A-Za-z0-9.+~_-]+)?"
+_SNAPSHOT = r"[0-9]{8}T[0-9]{6}Z"
+_SHA256 = r"[0-9a-fA-F]{64}"
+_REQUIREMENT = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?==[A-Za-z0-9][A-Za-z0-9.!+_-]*"
+_ENV_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+_MODE = r"0[0-7]{3}"
+_USER = r"([a-z_][a-z0-9_-]*|[0-9]{1,10})(:([a-z_][a-z0-9_-]*|[0-9]{1,10}))?"
+_DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+_UNSIGNED = r"(?i)\b(trusted|allow-insecure|allow-weak)\s*=\s*(yes|true|1|on)"
 
 _BASE_KEYS = (
     "image",
@@ -200,7 +197,7 @@ def _mirror(node: Node, snapshot: str | None) -> str:
     text = node.string(what="a mirror: a URL or a line that begins with deb")
     if any(not c.isprintable() for c in text):
         raise node.error("a mirror is one line of text", "write one list item per mirror")
-    if _UNSIGNED.search(text):
+    if re.search(_UNSIGNED, text):
         raise node.error(
             "unsigned archives are not taken", "remove the option; name its key with signed-by="
         )
@@ -425,7 +422,7 @@ def _file(node: Node) -> BaseFile:
 def _env(node: Node | None) -> tuple[tuple[str, str], ...]:
     found = {}
     for name, value in node.mapping().items() if node is not None else ():
-        if not _ENV_NAME.fullmatch(name):
+        if not re.fullmatch(_ENV_NAME, name):
             raise value.error(
                 f"{shown(name)} is not a variable name", "use letters, digits and _ only"
             )
@@ -442,7 +439,7 @@ def _glob(node: Node) -> str:
     return text
 
 
-def _optional(node: Node | None, pattern: re.Pattern[str], what: str) -> str | None:
+def _optional(node: Node | None, pattern: str, what: str) -> str | None:
     return None if node is None else node.string(pattern=pattern, what=what)
 
 
