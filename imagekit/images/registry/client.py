@@ -78,7 +78,8 @@ class RegistryClient:
         answer = self._transport.send(
             method, url, headers or {}, body, self._authorization(url, scopes)
         )
-        if answer.status == 401 and self._ours(url):
+        # What the registry redirects to has no say in how to log in here.
+        if answer.status == 401 and not answer.foreign and self._ours(url):
             self._auth.learn(answer, scopes)
             answer = self._transport.send(
                 method, url, headers or {}, body, self._authorization(url, scopes)
@@ -166,7 +167,7 @@ class RegistryClient:
                 continue
             raise_if_passing(answer, self.host)
             self._check_registry(answer)
-            if answer.status == 401:
+            if answer.status == 401 and not answer.foreign:
                 self._auth.learn(answer, ())
             return root
         assert failed is not None

@@ -6,6 +6,7 @@ import logging
 import os
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -430,6 +431,43 @@ def test_another_host_sees_no_credentials(
 
     assert not any("Authorization" in item.headers for item in other.seen)
     assert all("Authorization" in item.headers for item in proxy.seen if item.path != "/v2/")
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "Basic"])
+@pytest.mark.parametrize("path", ["/v2/$", "manifests", "blobs", "tags/list"])
+def test_what_a_registry_redirects_to_has_no_say_in_logging_in(
+    registry: Registry,
+    certificates: Certificates,
+    fault_proxy: Callable[..., FaultProxy],
+    cache: Cache,
+    tmp_path: Path,
+    path: str,
+    scheme: str,
+) -> None:
+    proxy, other = fault_proxy(registry, certificates), fault_proxy(registry, certificates)
+    log_in(replace(registry, host=proxy.host, user="team", password=PASSWORD))
+    access = RegistryAccess(ca_file=certificates.ca)
+    image = make_image(cache, 1000)
+    realm = f'{scheme} realm="https://{other.host}/token",service="x"'
+    other.faults = [
+        Fault("GET", "/token", status=200, body=b'{"token": "t"}', times=99),
+        Fault(status=401, headers={"WWW-Authenticate": realm}, times=99),
+    ]
+    away = {"Location": f"https://{other.host}/elsewhere"}
+    proxy.faults = [Fault("GET|HEAD", path, status=307, headers=away, times=99)]
+    if path != "/v2/$":  # the registry itself wants a password
+        login = {"WWW-Authenticate": 'Basic realm="x"'}
+        proxy.faults.insert(0, Fault("GET", "/v2/$", status=401, headers=login))
+    for act in (
+        lambda: Pusher(access).push(image, at(proxy.host)),
+        lambda: pull(proxy.host, tmp_path / "b", access),
+        lambda: pull_image(at(proxy.host, tag="none"), cache, access, NO_PROGRESS),
+    ):
+        with suppress(EngineError):
+            act()
+    assert other.seen
+    assert not other.requests("GET", "/token")
+    assert not any("Authorization" in item.headers for item in other.seen)
 
 
 def test_a_redirect_to_plain_http_is_not_followed(
