@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,13 +45,15 @@ class BaseContext:
     Attributes:
         files: the generated files, by path in the context.
         artifacts: files of the cache or of the project that belong into it, by path there.
+        cache: the folder of the cache, if one may share its files with the context.
     """
 
     files: Mapping[str, bytes]
     artifacts: Mapping[str, Path]
+    cache: Path | None = None
 
     def write(self, folder: Path) -> list[Path]:
-        """Write the files and, as links where the disk allows it, the artifacts.
+        """Write the files and the artifacts: those of the cache as links where the disk allows it.
 
         Returns:
             What was written, sorted.
@@ -65,7 +68,7 @@ class BaseContext:
             (folder / name).chmod(0o644)
         for name, source in self.artifacts.items():
             make_folder((folder / name).parent)
-            _link(source, folder / name)
+            _place(source, folder / name, self.cache)
         return sorted(written)
 
 
@@ -114,7 +117,7 @@ def base_context(
         if with_artifacts
         else {}
     )
-    return BaseContext(dict(sorted(files.items())), dict(sorted(found.items())))
+    return BaseContext(dict(sorted(files.items())), dict(sorted(found.items())), cache.root)
 
 
 def root_context(ingredients: Ingredients) -> BaseContext:
@@ -241,14 +244,19 @@ def _ignore(paths: list[str]) -> bytes:
     return dockerignore([path for path in paths if path != DOCKERFILE]).encode()
 
 
-def _link(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it; it is checked again in the build."""
+def _place(source: Path, target: Path, cache: Path | None) -> None:
+    """Copy a file, or link one of the cache; it is checked again in the build.
+
+    A user's own file is never linked: who writes to one of the two would change the other.
+    """
     try:
+        source = source.resolve()  # a link to a symlink would be one that leads nowhere
         target.unlink(missing_ok=True)
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
+        if cache is not None and source.is_relative_to(cache.resolve()):
+            with suppress(OSError):
+                os.link(source, target)
+                return
+        shutil.copyfile(source, target)
     except OSError as error:
         raise disk_error(error, target, "write") from None
 

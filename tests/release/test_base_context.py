@@ -23,7 +23,7 @@ from imagekit.images.cache import Cache
 from imagekit.images.compose import new_image
 from imagekit.images.layers import LayerFile, write_layer
 from imagekit.images.progress import NO_PROGRESS
-from imagekit.release.base_context import base_context, root_context, root_of_image
+from imagekit.release.base_context import BaseContext, base_context, root_context, root_of_image
 from imagekit.spec.base import parse_base
 from imagekit.spec.fields import parse_yaml
 
@@ -174,6 +174,30 @@ def test_artifacts_are_written_on_demand_only_and_once(files, cache, tmp_path):
     made.write(tmp_path / "out")
     made.write(tmp_path / "out")  # a second time, over the first
     assert len(list((tmp_path / "out/artifacts").iterdir())) == 3
+
+
+def test_an_artifact_given_by_a_symlink_arrives_as_a_file_of_its_own(files, cache, tmp_path):
+    (files / "one").rename(files / "one-1.0")
+    (files / "one").symlink_to("one-1.0")
+    made = context(files, cache)
+    made.write(tmp_path / "out")
+    written = list((tmp_path / "out/artifacts").iterdir())
+    assert len(written) == 3
+    for file in written:
+        assert not file.is_symlink()
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == file.name
+        file.write_bytes(b"changed in place")
+    assert (files / "one-1.0").read_bytes() == b"one"
+    assert (files / "my x.deb").read_bytes() == b"deb"
+
+
+def test_what_the_cache_has_is_not_copied(cache, tmp_path):
+    stored = cache.artifacts.add_bytes(b"fetched").digest
+    path = cache.artifacts.path(stored)
+    made = BaseContext({}, {"artifacts/x": path}, cache.root)
+    made.write(tmp_path / "out")
+    made.write(tmp_path / "out")
+    assert (tmp_path / "out/artifacts/x").samefile(path)
 
 
 def test_two_contexts_of_one_spec_are_equal(files, tmp_path):
