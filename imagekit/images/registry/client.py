@@ -48,7 +48,7 @@ class RegistryClient:
         self._root = ""
 
     def abort(self) -> None:
-        """End downloads and waits in other threads: nobody needs the work any more."""
+        """End requests and waits in other threads; none begins: nobody needs the work any more."""
         self.stop.set()
         self._transport.abort()
 

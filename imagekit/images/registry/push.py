@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from imagekit.errors import CheckError, EngineError, UsageError
+from imagekit.errors import CheckError, EngineError, ImagekitError, UsageError
 from imagekit.images.oci import Descriptor, Image, digest_of
 from imagekit.images.progress import NO_PROGRESS, Advance, Progress
 from imagekit.images.references import RegistryReference
@@ -65,6 +65,8 @@ class Pusher:
         self._progress = progress
         self._known = tuple(known)
         self._lock = threading.Lock()
+        self._aborted = False
+        self._stops: set[threading.Event] = set()
         self._clients: dict[str, RegistryClient] = {}
         self._holders: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         self._sending: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
@@ -74,7 +76,8 @@ class Pusher:
 
         Raises:
             UsageError: the reference has the digest of another image.
-            EngineError: the registry failed or refuses; the tag is as it was.
+            EngineError: the registry failed or refuses, or :meth:`abort` was called; the tag is
+                as it was.
             InputError: a blob of the image is missing or damaged; the tag is as it was.
             CheckError: the tag points to another image afterwards.
         """
@@ -83,14 +86,40 @@ class Pusher:
                 f"{reference} is to be pushed, but the image has the digest {image.digest}",
                 "leave the digest out of the name",
             )
-        client = self._client(reference.host)
+        stop = threading.Event()
+        try:
+            with self._lock:
+                self._stops.add(stop)
+            return self._push(image, reference, stop)
+        except ImagekitError:
+            if self._aborted:  # a connection that we cut tells of no network trouble
+                raise _interrupted(reference) from None
+            raise
+        finally:
+            with self._lock:
+                self._stops.discard(stop)
+
+    def abort(self) -> None:
+        """Give up everything under way, from another thread.
+
+        A tag that has not moved does not move any more, and no further push begins.
+        """
+        with self._lock:
+            self._aborted = True
+            stops, clients = list(self._stops), list(self._clients.values())
+        for stop in stops:
+            stop.set()
+        for client in clients:
+            client.abort()
+
+    def _push(self, image: Image, reference: RegistryReference, stop: threading.Event) -> Pushed:
+        client = self._client(reference)
         name = f"docker://{reference.name}" + (f":{reference.tag}" if reference.tag else "")
         which = reference.tag or image.digest
         if self._points_to(client, reference, which) == image.digest:
             present = sum(blob.size for blob in _blobs(image))
             return Pushed(name, image.digest, 0, 0, present, True)
         bytes_by_outcome = {"sent": len(image.manifest), "mounted": 0, "present": 0}
-        stop = threading.Event()
         blobs = _blobs(image)
         with self._progress.task(
             f"pushing {reference.name}", sum(blob.size for blob in blobs)
@@ -106,8 +135,11 @@ class Pusher:
         self._read_back(client, reference, image, which)
         return Pushed(name, image.digest, **bytes_by_outcome, already=False)
 
-    def _client(self, host: str) -> RegistryClient:
+    def _client(self, reference: RegistryReference) -> RegistryClient:
+        host = reference.host
         with self._lock:
+            if self._aborted:
+                raise _interrupted(reference)
             if host not in self._clients:
                 self._clients[host] = RegistryClient(host, self._access)
             return self._clients[host]
@@ -192,6 +224,13 @@ class Pusher:
 def _blobs(image: Image) -> list[Descriptor]:
     """Layers and config, each blob once."""
     return list({blob.digest: blob for blob in (*image.layers, image.config_descriptor)}.values())
+
+
+def _interrupted(reference: RegistryReference) -> EngineError:
+    return EngineError(
+        f"interrupted: the push of {reference} was given up",
+        "push again; what is in the registry already is not sent again",
+    )
 
 
 def _refused(client: RegistryClient, reference: RegistryReference, answer: Answer) -> EngineError:

@@ -21,6 +21,7 @@ from imagekit.images.oci import DOCUMENT_LIMIT
 from imagekit.images.registry.access import RegistryAccess
 from imagekit.images.registry.answer import Answer
 from imagekit.images.registry.failures import network_failure, printable, shown_url
+from imagekit.images.registry.sockets import Sockets
 from imagekit.images.registry.tls import tls_context
 
 CONNECT_SECONDS = 20.0
@@ -76,6 +77,7 @@ class Transport:
         self._access = access
         self._managers: dict[tuple[str, str | None], urllib3.PoolManager] = {}
         self._live: set[urllib3.BaseHTTPResponse] = set()
+        self._sockets = Sockets()
         self._lock = threading.Lock()
         if access.insecure:  # the user asked for it: nothing to warn of at every request
             warnings.simplefilter("ignore", InsecureRequestWarning)
@@ -137,7 +139,8 @@ class Transport:
             response.close()
 
     def abort(self) -> None:
-        """End the downloads that are under way in other threads."""
+        """End the requests that are under way in other threads; nothing is sent any more."""
+        self._sockets.cut()
         with self._lock:
             live = list(self._live)
         for response in live:
@@ -221,9 +224,11 @@ class Transport:
                 if url.lower().startswith("https:"):
                     context = tls_context(urlsplit(url).netloc.rpartition("@")[2], self._access)
                 if proxy is None:
-                    self._managers[key] = urllib3.PoolManager(maxsize=16, ssl_context=context)
+                    made = urllib3.PoolManager(maxsize=16, ssl_context=context)
                 else:
-                    self._managers[key] = _through(proxy, context)
+                    made = _through(proxy, context)
+                made.pool_classes_by_scheme = self._sockets.pools
+                self._managers[key] = made
             return self._managers[key]
 
 

@@ -13,7 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from registry_parts import Fault, FaultProxy, Registry, make_image, start_registry
+from registry_parts import (
+    Certificates,
+    Fault,
+    FaultProxy,
+    Registry,
+    make_image,
+    start_registry,
+)
 
 from imagekit.errors import EngineError, ImagekitError, InputError
 from imagekit.images.cache import Cache
@@ -444,6 +451,76 @@ def test_an_upload_that_gets_nowhere_leaves_the_tag(
         Pusher(PLAIN).push(other, at(proxy.host))
     check(caught.value, "cut", "tried 6 times", proxy.host)
     assert registry.tag("team/app", "1") == image.digest
+
+
+@pytest.mark.parametrize("secure", [False, True])
+@pytest.mark.parametrize(
+    ("size", "method", "path"),
+    [
+        (20_000_000, "PUT", "uploads"),  # more than the buffers on the way take up
+        (1000, "PUT", "uploads"),  # all is sent, the answer does not come
+        (1000, "POST", "uploads"),
+        (1000, "HEAD", "blobs"),
+        (1000, "GET", "manifests"),
+        (1000, "GET", "/v2/$"),
+    ],
+)
+def test_a_push_is_given_up_at_once(
+    registry: Registry,
+    fault_proxy: Callable[..., FaultProxy],
+    certificates: Certificates,
+    cache: Cache,
+    size: int,
+    method: str,
+    path: str,
+    secure: bool,
+) -> None:
+    proxy = fault_proxy(registry, *([certificates] if secure else []))
+    image, late, reached = make_image(cache, size), threading.Event(), threading.Event()
+
+    def hang() -> None:
+        reached.set()
+        late.wait(30)
+
+    proxy.faults = [Fault(method, path, before=hang, times=99)]
+    pusher = Pusher(RegistryAccess(ca_file=certificates.ca) if secure else PLAIN)
+    with ThreadPoolExecutor(1) as pool:
+        pushing = pool.submit(pusher.push, image, at(proxy.host))
+        assert reached.wait(20)
+        time.sleep(0.1)
+        began = time.monotonic()
+        pusher.abort()
+        try:
+            with pytest.raises(EngineError, match=r"interrupted.*team/app:1") as caught:
+                pushing.result(20)
+            assert time.monotonic() - began < 2
+        finally:
+            late.set()
+    check(caught.value, "push again")
+    proxy.faults = []
+    before = len(proxy.seen)
+    with pytest.raises(EngineError, match="interrupted"):
+        pusher.push(image, at(proxy.host, tag="2"))
+    assert len(proxy.seen) == before
+    assert not proxy.requests("PUT", "manifests")
+    assert registry.tag("team/app", "1") is None
+
+
+def test_a_wait_of_a_push_is_given_up(registry: Registry, proxy: FaultProxy, cache: Cache) -> None:
+    reached = threading.Event()
+    busy = {"Retry-After": "50"}
+    proxy.faults = [
+        Fault("PUT", "manifests", status=503, headers=busy, before=reached.set, times=99)
+    ]
+    pusher = Pusher(PLAIN)
+    with ThreadPoolExecutor(1) as pool:
+        pushing = pool.submit(pusher.push, make_image(cache, 10), at(proxy.host))
+        assert reached.wait(20)
+        pusher.abort()
+        with pytest.raises(EngineError, match="interrupted"):
+            pushing.result(5)
+    assert len(proxy.requests("PUT", "manifests")) == 1
+    assert registry.tag("team/app", "1") is None
 
 
 def test_relative_upload_locations(cache: Cache, tmp_path: Path) -> None:
