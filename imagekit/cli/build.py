@@ -58,14 +58,16 @@ def build(
     load: Load = False,
     push: Push = None,
     metadata_file: Annotated[
-        Path | None, typer.Option(help="Write what came out to this file, as JSON.")
+        Path | None, typer.Option(help="Write what came out, failures too, to this JSON file.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Cells at once; 0 for one per processor.")] = 0,
     cross_check: Annotated[
         bool,
-        typer.Option("--cross-check", help="The base's own tools must measure the same."),
+        typer.Option("--cross-check", help="Rebuild; the base's own tools must measure the same."),
     ] = False,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Also what is there already.")] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Also build what is there already.")
+    ] = False,
     date: Date = None,
     profile: Profile = None,
     manifest_template: Template = None,
@@ -85,7 +87,7 @@ def build(
     from imagekit.release.dates import check_date
     from imagekit.release.delivery import Delivery, parse_push
     from imagekit.release.matrix import build_matrix, default_jobs
-    from imagekit.release.metadata import document, write_metadata
+    from imagekit.release.metadata import begin_metadata, document, write_metadata
     from imagekit.release.pipeline import CellBuilder, Output, open_base
 
     project = open_project(file, profile, manifest_template, define, base_image)
@@ -96,6 +98,8 @@ def build(
     access = registry_access(insecure, cacert)
     options = base_options(engine, locked, access)
     signer = open_project_signer(project, key, passphrase_file)
+    if metadata_file is not None:
+        begin_metadata(metadata_file)
     with ui.progress() as progress:
         known = base_places(project, targets)
         delivery = Delivery(
@@ -179,7 +183,7 @@ def _end(outcomes: "Sequence[Outcome]") -> None:
     from imagekit.release.matrix import MatrixError
 
     errors = [error for outcome in outcomes for error in outcome.errors]
-    if len(outcomes) == 1:
+    if len(outcomes) == 1 and len(errors) <= 1:
         if errors:
             raise errors[0]
         return

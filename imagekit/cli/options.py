@@ -22,7 +22,7 @@ Json = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 Epc = Annotated[str | None, typer.Option(help="Enclave size: 16g, 16G, 16GB, 16Gi.")]
 Log = Annotated[str | None, typer.Option(help="Log level.")]
 NoAttest = Annotated[bool, typer.Option("--no-attest", help="No remote attestation.")]
-Libos = Annotated[str | None, typer.Option(help="gramine.")]
+Libos = Annotated[str | None, typer.Option(help="Library OS: gramine.")]
 Select = Annotated[
     list[str] | None, typer.Option(help="Cells by pattern, such as '*-16g-*'; repeatable.")
 ]
@@ -43,7 +43,9 @@ BaseImage = Annotated[
 Engine = Annotated[
     str, typer.Option(help="Who makes a base: auto, docker (an engine), assemble (no daemon).")
 ]
-Locked = Annotated[bool, typer.Option(help="Refuse other packages than those of the base lock.")]
+Locked = Annotated[
+    bool, typer.Option(help="Refuse packages that imagekit.base.lock.json does not name.")
+]
 Push = Annotated[
     list[str] | None,
     typer.Option(help="Registry to push to, HOST/PATH (or one HOST/PATH/NAME:TAG); repeatable."),

@@ -66,23 +66,30 @@ def render(
 ) -> None:
     """Write every generated file, as build contexts of base and cells; all cells by default."""
     from imagekit.cli.secrets import open_signer
+    from imagekit.errors import UsageError
     from imagekit.images.cache import Cache
     from imagekit.release.dates import check_date
     from imagekit.release.pipeline import open_base
     from imagekit.release.rendering import cell_signer, write_base, write_rendered
 
+    if only_base and (key or select or all_cells or epc or log or no_attest or base_image):
+        raise UsageError(
+            "--only-base writes no cells, so what chooses, signs or bases them has no meaning",
+            "leave --only-base or the other options out",
+        )
     project = open_project(file, profile, manifest_template, define, base_image)
-    every = all_cells or not (select or no_attest or epc is not None or log is not None)
-    cells = choose_cells(project, epc, log, no_attest, libos, select, every)
-    check_date(date)
-    signer = None if key is None else open_signer(key, passphrase_file)
     if only_base:
+        ui.say("whether a stand-in is in the base is not known yet: no label says so")
         with ui.progress() as progress:
             made = write_base(
                 project, output, standin=False, with_artifacts=artifacts, progress=progress
             )
         _answer(made, json)
         return
+    every = all_cells or not (select or no_attest or epc is not None or log is not None)
+    cells = choose_cells(project, epc, log, no_attest, libos, select, every)
+    check_date(date)
+    signer = None if key is None else open_signer(key, passphrase_file)
     options = base_options(engine, locked, registry_access(insecure, cacert))
     with ui.progress() as progress:
         base = open_base(project, Cache(project.cache), options, talk=ui.say, progress=progress)

@@ -9,6 +9,7 @@ file is one or more of them), which also lets several threads compress one blob.
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.metadata import version
 
 from deflate import gzip_compress
 
@@ -17,6 +18,9 @@ MEMBER = 4 << 20
 
 LEVEL = 6
 """Level of compression; part of what the compressed bytes depend on."""
+
+COMPRESSION = f"libdeflate of deflate {version('deflate')}, level {LEVEL}, members of {MEMBER}"
+"""Everything the compressed bytes depend on besides the content."""
 
 
 class GzipStream:

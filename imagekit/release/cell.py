@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from imagekit.errors import UsageError
 from imagekit.images.compose import append
+from imagekit.images.gzipped import COMPRESSION
 from imagekit.images.layers import LayerFile, write_layer
 from imagekit.images.oci import Image, compact_json
 from imagekit.images.progress import NO_PROGRESS, Progress
@@ -94,6 +95,7 @@ def cell_inputs(
     """
     inputs = {
         "base": base.image.digest,
+        "compression": COMPRESSION,
         "date": date,
         "epoch": epoch,
         "files": [

@@ -1,10 +1,10 @@
 """Where finished images go besides the output layout: registries and a container engine."""
 
-from collections.abc import Sequence
-from threading import Lock
+from collections.abc import Iterator, Sequence
+from threading import Event, Lock
 from typing import NamedTuple
 
-from imagekit.errors import UsageError
+from imagekit.errors import EngineError, UsageError
 from imagekit.images.oci import Image
 from imagekit.images.progress import NO_PROGRESS, Progress, Talk
 from imagekit.images.references import (
@@ -118,7 +118,7 @@ class Delivery:
     ) -> None:
         self._targets, self._talk, self._progress = tuple(targets), talk, progress
         self._daemon, self._pusher = None, None
-        self._loading = Lock()
+        self._loading, self._aborted = Lock(), Event()
         if load:
             from imagekit.images.daemon.connect import connect
 
@@ -133,8 +133,14 @@ class Delivery:
         """How many places an image goes to."""
         return len(self._targets) + (self._daemon is not None)
 
-    def deliver(self, image: Image, references: Sequence[str], target: int) -> list[Delivered]:
-        """Bring an image to one place under each of its names.
+    def abort(self) -> None:
+        """Give up what is under way, from another thread: no tag moves any more."""
+        self._aborted.set()
+        if self._pusher is not None:
+            self._pusher.abort()
+
+    def deliver(self, image: Image, references: Sequence[str], target: int) -> Iterator[Delivered]:
+        """Bring an image to one place under each of its names, one after the other.
 
         Args:
             image: the image.
@@ -144,12 +150,15 @@ class Delivery:
         Raises:
             EngineError, CheckError: it did not arrive.
         """
+        if self._aborted.is_set():
+            raise EngineError("interrupted", "run the same command again")
         if target == len(self._targets):
-            return self._load(image, references)
+            yield from self._load(image, references)
+            return
         assert self._pusher is not None
         where = self._targets[target]
-        wanted = dict.fromkeys(where.reference(own) for own in references)
-        return [Delivered(*self._pusher.push(image, reference)) for reference in wanted]
+        for reference in dict.fromkeys(where.reference(own) for own in references):
+            yield Delivered(**self._pusher.push(image, reference)._asdict())
 
     def _load(self, image: Image, references: Sequence[str]) -> list[Delivered]:
         from imagekit.images.daemon.load import load_image

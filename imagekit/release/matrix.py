@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
 from imagekit.errors import ImagekitError
@@ -38,12 +38,14 @@ class MatrixError(ImagekitError):
             "the other cells are complete; mend this and run the same command again, it does only "
             "what is missing",
         )
-        self.exit_code = worst_code([error for outcome in failed for error in outcome.errors])
+        errors = [error for outcome in failed for error in outcome.errors]
+        self.exit_code = worst_code(errors)
+        self.__cause__ = next((error.__cause__ for error in errors if error.__cause__), None)
 
 
 def worst_code(errors: Sequence[ImagekitError]) -> int:
-    """Give the highest exit code of the errors."""
-    return max(error.exit_code for error in errors)
+    """Give the exit code of the worst error: a defect's, else the highest."""
+    return max((error.exit_code for error in errors), key=lambda code: (code == 1, code))
 
 
 def default_jobs() -> int:
@@ -69,8 +71,8 @@ def build_matrix(
         done: told every outcome as soon as it is known, from several threads.
 
     Returns:
-        One outcome per cell, in the order of the cells. Errors are in the outcomes; only a defect
-        or an interruption ends the whole, after the cells that are being worked on.
+        One outcome per cell, in the order of the cells. Errors are in the outcomes, defects too;
+        only an interruption ends the whole.
     """
 
     def work(cell: Cell) -> Outcome:
@@ -81,23 +83,38 @@ def build_matrix(
     with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="cell") as pool:
         futures = [pool.submit(work, cell) for cell in cells]
         try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-            return [future.result() for future in futures]
+            wait(futures)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # Interrupted: what is being sent is given up, and no tag moves any more.
+            delivery.abort()
+            pool.shutdown(cancel_futures=True)
             raise
+        return [future.result() for future in futures]
 
 
 def _build_and_deliver(builder: CellBuilder, cell: Cell, delivery: Delivery) -> Outcome:
     try:
         built = builder.build(cell)
-    except ImagekitError as error:
-        return Outcome(cell, None, (error,))
+    except Exception as error:
+        return Outcome(cell, None, (_told(error),))
     delivered: list[Delivered] = []
     errors: list[ImagekitError] = []
     for place in range(delivery.places):
         try:
-            delivered += delivery.deliver(built.image, built.references, place)
-        except ImagekitError as error:
-            errors.append(error)
+            for one in delivery.deliver(built.image, built.references, place):
+                delivered.append(one)
+        except Exception as error:
+            errors.append(_told(error))
     return Outcome(cell, replace(built, delivered=tuple(delivered)), tuple(errors))
+
+
+def _told(error: Exception) -> ImagekitError:
+    """Give an error as one with a message; a defect keeps its origin, for -v."""
+    if isinstance(error, ImagekitError):
+        return error
+    told = ImagekitError(
+        f"unexpected {type(error).__name__}: {error}",
+        "this is a defect of imagekit; run again with -v and report what it prints",
+    )
+    told.__cause__ = error
+    return told

@@ -1,7 +1,7 @@
 """``--metadata-file``: one JSON document that tells a release pipeline what came out."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -55,14 +55,27 @@ def document(outcomes: Sequence[Outcome], folder: Path) -> dict[str, Any]:
     }
 
 
-def write_metadata(path: Path, outcomes: Sequence[Outcome], folder: Path) -> None:
-    """Write the document, whole or not at all.
+def begin_metadata(path: Path) -> None:
+    """Write a document that says that the run is not complete.
+
+    So nobody takes the document of an earlier run for this one's, and a file that cannot be written
+    is noticed before the work.
 
     Raises:
         InputError: it cannot be written.
     """
-    text = (
-        json.dumps({"schema": SCHEMA, **document(outcomes, folder)}, indent=2, ensure_ascii=False)
-        + "\n"
-    )
+    _write(path, {"complete": False, "images": [], "failed": []})
+
+
+def write_metadata(path: Path, outcomes: Sequence[Outcome], folder: Path) -> None:
+    """Write the document of a run that came to its end, with failures or without.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    _write(path, {"complete": True, **document(outcomes, folder)})
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    text = json.dumps({"schema": SCHEMA, **value}, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path, text.encode())

@@ -1,13 +1,14 @@
 """Many cells at once: in parallel, none lost by another's failure, nothing done twice."""
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
 import pytest
 from conftest import TAG, error_lines
 
-from imagekit.errors import CheckError, EngineError, InputError, UsageError
+from imagekit.errors import CheckError, EngineError, ImagekitError, InputError, UsageError
 from imagekit.images.layout import OciLayout
 from imagekit.release import pipeline
 from imagekit.release.delivery import parse_push
@@ -90,6 +91,8 @@ def test_the_exit_code_is_that_of_the_worst():
         Outcome(cells[2], None),
     ]
     assert MatrixError(outcomes).exit_code == 5
+    defect = ImagekitError("unexpected", "a defect")
+    assert MatrixError([*outcomes, Outcome(cells[2], None, (defect,))]).exit_code == 1
 
 
 def test_a_single_cell_fails_with_its_own_error(project, imagekit, monkeypatch):
@@ -103,7 +106,11 @@ def test_a_defect_in_one_cell_is_not_hidden(project, imagekit, monkeypatch):
     failing(monkeypatch, "gramine-64m-error-dcap", error=ZeroDivisionError("oh"))
     code, _, err = imagekit("build", "--all")
     assert code == 1
-    assert "defect" in error_lines(err)[1]
+    assert "1 of 8 cells failed" in error_lines(err)[0]
+    assert "unexpected ZeroDivisionError: oh (this is a defect" in err
+    assert len(read_lock(Path("imagekit.lock.json"))) == 7
+    code, _, err = imagekit("build", "--epc", "64m", "--log", "error", "--rebuild")
+    assert (code, "defect" in error_lines(err)[1]) == (1, True)
 
 
 def test_a_second_run_does_nothing_and_says_so(project, imagekit, monkeypatch):
@@ -209,7 +216,7 @@ def test_the_rules_of_the_image_have_a_number(project, imagekit):
     assert (RULES, entry.inputs[:16], digest[7:23]) == PINNED
 
 
-PINNED = (1, "7524f1532675f855", "d8dc2b0989d8438a")
+PINNED = (1, "90f2189b4aeb2a12", "d8dc2b0989d8438a")
 
 
 @pytest.mark.parametrize(
@@ -263,3 +270,39 @@ def test_the_metadata_file_is_whole_or_not_there(project, imagekit):
     )
     assert code == 3
     assert "none" in error_lines(err)[0]
+    assert not Path("out").exists()
+
+
+def test_metadata_of_an_earlier_run_does_not_stay(project, imagekit, monkeypatch):
+    cell = ("build", "--epc", "64m", "--log", "error", "--metadata-file", "meta.json")
+    assert imagekit(*cell)[0] == 0
+    meta = json.loads(Path("meta.json").read_text())
+    assert (meta["complete"], len(meta["images"])) == (True, 1)
+    shutil.rmtree("base")
+    assert imagekit(*cell)[0] == 3
+    meta = json.loads(Path("meta.json").read_text())
+    assert (meta["complete"], meta["images"]) == (False, [])
+
+
+def test_every_place_that_fails_is_told(project, imagekit):
+    """Two registries that are not there, for a single cell."""
+    places = ("--push", "127.0.0.1:1/a", "--push", "127.0.0.1:2/b")
+    cell = ("build", "--epc", "64m", "--log", "error", "--metadata-file", "meta.json")
+    code, _, err = imagekit(*cell, *places)
+    assert code == 4
+    assert "127.0.0.1:1" in err
+    assert "127.0.0.1:2" in err
+    assert len(json.loads(Path("meta.json").read_text())["failed"]) == 2
+
+
+def test_what_arrived_before_a_failure_is_recorded(project, imagekit, registry):
+    """The second name of the default cell is refused: the first one is in the metadata."""
+    repository = registry.root / "docker/registry/v2/repositories/team/tiny-gramine-reference"
+    repository.parent.mkdir(parents=True)
+    repository.write_text("in the way")
+    cell = ("build", "--epc", "64m", "--log", "error", "--metadata-file", "meta.json")
+    code, _, err = imagekit(*cell, "--push", f"{registry.host}/team", "--insecure")
+    assert code == 4, err
+    (image,) = json.loads(Path("meta.json").read_text())["images"]
+    (arrived,) = image["delivered"]
+    assert arrived["reference"].endswith("/tiny-gramine-reference-64m:1.0")

@@ -217,6 +217,14 @@ def test_the_base_alone_is_rendered_without_being_made(project, imagekit, monkey
     assert {path.name for path in Path("files").iterdir()} == {"base"}
 
 
+@pytest.mark.parametrize(
+    "option", [("--key", "key.pem"), ("--all",), ("--base", "oci:base:base"), ("--epc", "64m")]
+)
+def test_what_means_nothing_for_the_base_alone_is_refused(project, imagekit, option):
+    assert imagekit("render", "-o", "files", "--only-base", *option)[0] == 2
+    assert not Path("files").exists()
+
+
 def test_a_base_that_is_an_image_has_no_context(project, imagekit):
     code, _, err = imagekit("render", "-o", "files", "--only-base")
     assert code == 2

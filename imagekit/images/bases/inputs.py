@@ -11,6 +11,7 @@ from imagekit.images.bases.lock import BaseLock, package_json
 from imagekit.images.bases.recipe import Ingredients
 from imagekit.images.bases.trust import read_ca_bundle
 from imagekit.images.cache import Cache
+from imagekit.images.gzipped import COMPRESSION
 from imagekit.images.progress import Progress
 from imagekit.spec.base import Artifact, BaseSpec
 
@@ -56,7 +57,7 @@ class BaseInputs:
         spec = self.spec.to_json()
         packages = self.lock.packages if self.lock is not None else ()
         return {
-            "builder": BUILDER,
+            "builder": [BUILDER, COMPRESSION],
             "debs": [a.sha256 for a in self.spec.artifacts if a.is_deb],
             "distribution": spec["distribution"],
             "epoch": self.epoch,
@@ -74,7 +75,7 @@ class BaseInputs:
     def key_of_artifact(self, artifact: Artifact) -> dict[str, object]:
         """Give what an artifact's layer depends on, as JSON value."""
         return {
-            "builder": BUILDER,
+            "builder": [BUILDER, COMPRESSION],
             "epoch": self.epoch,
             "mode": artifact.mode,
             "name": artifact.filename,
