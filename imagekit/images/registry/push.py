@@ -7,6 +7,7 @@ sets the tag. What the tag points to then is read back.
 import threading
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Literal, NamedTuple
 
 from imagekit.errors import CheckError, EngineError, ImagekitError, UsageError
@@ -19,7 +20,7 @@ from imagekit.images.registry.auth import push_scope
 from imagekit.images.registry.client import RegistryClient
 from imagekit.images.registry.failures import printable, tag_is_immutable
 from imagekit.images.registry.parallel import in_parallel
-from imagekit.images.registry.retry import retrying
+from imagekit.images.registry.retry import PassingError, retrying
 from imagekit.images.registry.upload import Upload
 
 Outcome = Literal["sent", "mounted", "present"]
@@ -206,17 +207,33 @@ class Pusher:
         answer = retrying(
             lambda: client.call("PUT", path, scopes, headers, image.manifest), client.stop
         )
-        if answer.status not in (200, 201, 202, 204):
-            raise _refused(client, reference, answer)
+        if answer.status in (200, 201, 202, 204):
+            return
+        # The answer to an earlier try may have been lost: then our own tag is what is in the way.
+        with suppress(EngineError):
+            if self._points_to(client, reference, which) == image.digest:
+                return
+        raise _refused(client, reference, answer)
 
     def _read_back(
         self, client: RegistryClient, reference: RegistryReference, image: Image, which: str
     ) -> None:
-        found = self._points_to(client, reference, which)
+        separator = ":" if reference.tag else "@"
+        name = f"docker://{reference.name}{separator}{which}"
+
+        def look() -> str:
+            found = self._points_to(client, reference, which)
+            if found is None:  # some registries show a new tag only after a while
+                raise PassingError(
+                    f"{name}: the registry took the image but does not show it",
+                    "look whether it is there later, or ask who runs the registry",
+                )
+            return found
+
+        found = retrying(look, client.stop)
         if found != image.digest:
             raise CheckError(
-                f"docker://{reference.name}:{which} stands for {printable(found or 'nothing')} "
-                f"after the push, not for {image.digest}",
+                f"{name} stands for {printable(found)} after the push, not for {image.digest}",
                 "somebody pushed the same tag at the same time: give every build its own tag",
             )
 

@@ -90,6 +90,7 @@ class Upload:
                 retries.wait(error)
                 if self.is_there():  # the answer was lost, not the blob
                     return "sent"
+                source = None  # some registries fail at mounting whenever they are asked
 
     @property
     def _doing(self) -> str:

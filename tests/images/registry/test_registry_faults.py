@@ -523,6 +523,40 @@ def test_a_wait_of_a_push_is_given_up(registry: Registry, proxy: FaultProxy, cac
     assert registry.tag("team/app", "1") is None
 
 
+def test_an_immutable_tag_whose_answer_is_lost_is_ours(
+    registry: Registry, proxy: FaultProxy, cache: Cache
+) -> None:
+    image, other = make_image(cache, 1000), make_image(cache, 10, seed=2)
+    said = b'{"errors":[{"code":"TAG_INVALID","message":"the tag is immutable"}]}'
+    immutable = Fault("PUT", "manifests", status=409, body=said)
+    proxy.faults = [Fault("PUT", "manifests", cut_answer=0, status=0), replace(immutable)]
+    proxy.faults[0].headers = {"Content-Length": "1"}
+    assert Pusher(PLAIN).push(image, at(proxy.host)).digest == image.digest
+    assert [item.status for item in proxy.requests("PUT", "manifests")] == [201, 409]
+    assert registry.tag("team/app", "1") == image.digest
+    proxy.faults = [replace(immutable)]
+    with pytest.raises(EngineError, match="stands for another image and is immutable"):
+        Pusher(PLAIN).push(other, at(proxy.host))
+
+
+def test_a_tag_that_shows_late_is_waited_for(
+    registry: Registry, proxy: FaultProxy, cache: Cache
+) -> None:
+    image = make_image(cache, 1000)
+
+    def hide(times: int) -> None:
+        proxy.faults = [Fault("GET", "manifests/1", status=404, times=times)]
+
+    proxy.faults = [Fault("PUT", "manifests", after=lambda: hide(3))]
+    assert Pusher(PLAIN).push(image, at(proxy.host)).digest == image.digest
+    proxy.faults = [
+        Fault("GET", "manifests/2", status=404, times=99),
+    ]
+    with pytest.raises(EngineError) as caught:
+        Pusher(PLAIN).push(image, at(proxy.host, tag="2"))
+    check(caught.value, f"docker://{proxy.host}/team/app:2", "does not show it", "later")
+
+
 def test_relative_upload_locations(cache: Cache, tmp_path: Path) -> None:
     with start_registry(tmp_path / "relative", http="  relativeurls: true\n") as registry:
         image = make_image(cache, 1000)

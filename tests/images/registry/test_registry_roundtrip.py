@@ -281,6 +281,19 @@ def test_a_registry_that_cannot_mount_gets_the_blob(
     assert registry.tag("two", "1") == image.digest
 
 
+def test_a_registry_that_fails_at_mounting_gets_the_blob(
+    registry: Registry, cache: Cache, fault_proxy: Callable[..., FaultProxy]
+) -> None:
+    proxy = fault_proxy(registry)
+    image = make_image(cache, 1000)
+    pusher = Pusher(PLAIN)
+    pusher.push(image, at(proxy.host, "one"))
+    proxy.faults = [Fault("POST", "mount=", times=99, status=500)]
+    assert pusher.push(image, at(proxy.host, "two")).sent > 1000
+    assert registry.tag("two", "1") == image.digest
+    assert len(proxy.requests("POST", "two.*mount=")) == 2  # once for each blob
+
+
 def test_a_tag_that_moves_during_the_push_is_told(
     registry: Registry, cache: Cache, fault_proxy: Callable[..., FaultProxy]
 ) -> None:
