@@ -220,8 +220,8 @@ def own_dockerd(folder: Path, *options: str, bridge: str = "none") -> Iterator[E
     if not (groups / "cgroup.controllers").exists() and not (groups / "devices").exists():
         _run("cgroupfs-mount")  # nothing does it on a machine without an init system
     host = f"unix://{folder}/docker.sock"
-    # containerd's names end in a letter or digit and know no underscore at the end
-    name = f"imagekit-{os.getpid()}-{folder.name.replace('_', '-').strip('-')}"
+    # containerd's names have single hyphens between letters and digits
+    name = "-".join(["imagekit", str(os.getpid()), *re.findall("[A-Za-z0-9]+", folder.name)])
     command = [
         *("dockerd", "--host", host, "--data-root", f"{folder}/root"),
         *("--exec-root", f"{folder}/exec", "--pidfile", f"{folder}/pid"),

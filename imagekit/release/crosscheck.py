@@ -5,14 +5,15 @@ network, with a key that is made for this one run: mr_enclave does not depend on
 user's own is never there.
 """
 
+import secrets
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 
 from imagekit.enclave.sigstruct import SigStruct, parse_sigstruct
-from imagekit.errors import CheckError, EngineError, InputError
+from imagekit.errors import CheckError, EngineError, ImagekitError, InputError
 from imagekit.images.daemon.connect import connect
 from imagekit.images.daemon.containers import ThrowAway
 from imagekit.images.daemon.load import load_image
@@ -50,7 +51,8 @@ class CrossCheck(AbstractContextManager["CrossCheck"]):
             )
         self._base, self._progress = base, progress
         self._daemon = connect()
-        self._tag = f"imagekit-cross-check:{base.image.descriptor.hex[:16]}"
+        # A name of this run alone: another run that ends must not take the image away.
+        self._tag = f"imagekit-cross-check:{base.image.descriptor.hex[:16]}-{secrets.token_hex(8)}"
         self._image = load_image(self._daemon, base.image, [self._tag], progress).image_id
 
     def __exit__(
@@ -59,7 +61,8 @@ class CrossCheck(AbstractContextManager["CrossCheck"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._daemon.untag(self._tag)
+        with suppress(ImagekitError):  # a name that stays is no reason to lose what was done
+            self._daemon.untag(self._tag)
 
     def __call__(self, rendered: Rendered, signed: SignedEnclave) -> None:
         """Compare one cell.

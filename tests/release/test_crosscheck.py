@@ -3,14 +3,18 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import JAVA, PROJECT, error_lines
+from engine_parts import CuttingProxy
 from python_base import TEST_CACHE, command, gramine_files, python_base, write_python_base
 
+from imagekit.images.daemon.containers import ThrowAway
 from imagekit.images.daemon.load import load_image
 from imagekit.images.layers import LayerFile
 from imagekit.images.progress import NO_PROGRESS
+from imagekit.release.crosscheck import CrossCheck
 
 pytestmark = pytest.mark.integration("dockerd", "mmdebstrap", root=True)
 
@@ -134,3 +138,27 @@ def test_the_user_s_key_is_never_in_the_container(make, imagekit, engine, golden
     assert code == 4
     assert "END RSA PRIVATE KEY" in err
     assert golden_key.read_text().splitlines()[-2] not in err
+
+
+def test_another_run_s_end_and_an_engine_that_is_gone(engine, monkeypatch):
+    """One run that ends leaves the other its image; that a name cannot be removed loses nothing."""
+    image = python_base()
+    base = SimpleNamespace(image=image, standin=False)
+    first = CrossCheck(base)
+    engine.docker("rmi", "local/python-base:1")  # only the runs hold it now
+    with CrossCheck(base):
+        pass
+    assert len(leftovers(engine)) == 1
+    with first:
+        monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
+        with ThrowAway(first._daemon, first._image) as container:
+            assert container.run(["true"]).code == 0
+    assert leftovers(engine) == []
+
+    place = engine.socket.parent / "gone.sock"
+    with CuttingProxy(place, engine.socket).serving() as proxy:
+        monkeypatch.setenv("DOCKER_HOST", proxy.host)
+        lost = CrossCheck(base)
+    with lost:
+        pass  # no error, though the engine cannot be reached
+    engine.docker("rmi", lost._tag)
