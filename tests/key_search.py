@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 _WINDOW = 16
+_GZIP = b"\x1f\x8b\x08\x00\x00\x00\x00"
+"""The begin of a gzip member without a name, as layers have it."""
 
 
 def private_needles(pem: Path, passphrase: bytes | None = None) -> list[bytes]:
@@ -52,6 +55,15 @@ def _windows(data: bytes) -> Iterable[bytes]:
         window = data[start : start + _WINDOW]
         if not {0, 10} & set(window):
             yield window
+
+
+def _inflated(data: bytes) -> bytes:
+    """What the gzip member at the begin unpacks to, as far as it does."""
+    decoder = zlib.decompressobj(wbits=31)
+    try:
+        return decoder.decompress(data)
+    except zlib.error:
+        return b""
 
 
 class KeySearch:
@@ -100,6 +112,20 @@ class KeySearch:
                 return file.read(2) == b"\x1f\x8b"
         except OSError:
             return False
+
+    def inside_streams(self, *places: Path) -> list[str]:
+        """The files with a needle in a gzip stream that begins anywhere in them, as in a tar."""
+        found = []
+        for place in places:
+            for path in sorted(item for item in place.rglob("*") if item.is_file()):
+                data = path.read_bytes()
+                at = data.find(_GZIP)
+                while at >= 0:
+                    if self._grep(["-q", "-"], _inflated(data[at:])).returncode == 0:
+                        found.append(str(path))
+                        break
+                    at = data.find(_GZIP, at + 1)
+        return found
 
     def _in_gzip(self, path: Path) -> bool:
         with tempfile.NamedTemporaryFile(dir=self.folder) as plain:

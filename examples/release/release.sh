@@ -26,6 +26,7 @@ fi
 
 # What all images must have is known before they are there: it comes from the key.
 mr_signer=$(imagekit key show "$KEY" | sed -n 's/^mr_signer *: //p')
+[ -n "$mr_signer" ] || exit 3
 imagekit build --file "$PROJECT" --all --key "$KEY" \
     --output "oci:$OUT" --push "$PUSH" --metadata-file "$OUT.json" "$@"
 

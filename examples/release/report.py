@@ -15,7 +15,10 @@ from typing import Any
 def load(paths: list[str]) -> list[dict[str, Any]]:
     """Give all images of all files, sorted by name; fails if a cell has failed."""
     documents = [json.loads(Path(path).read_text("utf-8")) for path in paths]
-    failed = [f"{one['cell']}: {one['error']}" for each in documents for one in each["failed"]]
+    failed = (
+        ["a build did not come to its end"] if not all(d["complete"] for d in documents) else []
+    )
+    failed += [f"{one['cell']}: {one['error']}" for each in documents for one in each["failed"]]
     images = [image for document in documents for image in document["images"]]
     missing = [image["cell"] for image in images if not image["delivered"]]
     if failed or missing or not images:
@@ -26,7 +29,12 @@ def load(paths: list[str]) -> list[dict[str, Any]]:
 
 def references(images: list[dict[str, Any]]) -> list[str]:
     """Give where each image was pushed to: name, tag and the digest that the registry has."""
-    return [f"{one['reference']}@{one['digest']}" for image in images for one in image["delivered"]]
+    delivered = [one for image in images for one in image["delivered"]]
+    return [
+        f"{one['reference']}@{one['digest']}"
+        for one in delivered
+        if one["reference"].startswith("docker://")
+    ]
 
 
 def table(images: list[dict[str, Any]]) -> list[str]:

@@ -7,6 +7,7 @@ lines and environments of all processes meanwhile. The same search finds the key
 of signing, which copies it into a stage that is thrown away.
 """
 
+import gzip
 import os
 import subprocess
 import sys
@@ -154,9 +155,15 @@ def store(engine) -> Path:
     return Path(root)
 
 
-def test_the_key_is_nowhere(places, in_folder, engine, registry):
+@pytest.mark.parametrize("builder", ["classic", "buildx"])
+def test_the_key_is_nowhere(
+    places, in_folder, engine, registry, builder, request, monkeypatch, tmp_path
+):
     log, options = places["logs"] / "log", ["--passphrase-file", "passphrase"]
     Path("passphrase").write_bytes(PASSPHRASE)
+    if builder == "buildx":
+        request.getfixturevalue("buildx")
+    build = ["buildx", "build"] if builder == "buildx" else ["build"]
     with watching(places["processes"]):
         assert imagekit(log, "key", "generate", "key.pem", "--encrypt", *options) == 0
         # success: base, cells, registry, engine, and the Dockerfile of a cell
@@ -168,21 +175,23 @@ def test_the_key_is_nowhere(places, in_folder, engine, registry):
         assert imagekit(log, "render", "-o", "rendered", *keyed) == 0
         context = "rendered/gramine-64m-error-dcap"
         base = f"BASE={registry.host}/team/tiny-gramine-base:1.0"
-        assert docker(engine, log, "build", "--build-arg", base, context) == 0, log.read_text()
+        assert docker(engine, log, *build, "--build-arg", base, context) == 0, log.read_text()
         # failure: a base that cannot be made, a cell that is not signed
         write_project(in_folder, registry.host, ", no-such-package")
         assert imagekit(log, "build", "--all", *options, *push, *meta) == 4
         write_project(in_folder, registry.host)
         assert imagekit(log, "render", "-o", "rendered", "--engine", "docker") == 0
-        assert docker(engine, log, "build", "--build-arg", base, context) != 0
+        assert docker(engine, log, *build, "--build-arg", base, context) != 0
     save_everything(engine, places["saved"])
     assert "no-such-package" in log.read_text()
+    assert ("classic builder" in log.read_text()) == (builder == "classic")
     assert any(places["sent"].iterdir())
 
     needles = private_needles(Path("key.pem"), PASSPHRASE)
     search = KeySearch(needles, places["search"])
     assert search.in_files(Path("key.pem"))  # it would be found
     assert search.in_files(*searched(places, engine, registry, in_folder)) == []
+    assert search.inside_streams(places["sent"], places["saved"]) == []
 
 
 def test_the_same_search_finds_the_key_of_the_classic_way(places, in_folder, engine, registry):
@@ -208,4 +217,19 @@ def test_a_key_on_a_command_line_or_in_an_environment_is_seen(places):
     """The watch over the processes can fail, too."""
     with watching(places["processes"]):
         subprocess.run(["sleep", "0.3"], env={"SECRET": PASSPHRASE.decode()}, check=True)
-    assert PASSPHRASE in (places["processes"] / "processes").read_bytes()
+        subprocess.run(["sh", "-c", "sleep 0.3; :", "in argv " + PASSPHRASE.decode()], check=True)
+    seen = (places["processes"] / "processes").read_bytes()
+    assert PASSPHRASE in seen
+    assert b"in argv " + PASSPHRASE in seen
+
+
+def test_a_key_in_a_layer_inside_a_stream_is_seen(tmp_path):
+    """The search inside of streams can fail, too."""
+    (tmp_path / "search").mkdir()
+    (tmp_path / "sent").mkdir()
+    (tmp_path / "sent" / "1").write_bytes(
+        b"POST /load" + gzip.compress(PASSPHRASE, mtime=0) + b".."
+    )
+    search = KeySearch([PASSPHRASE, *(b"%040d" % n for n in range(60))], tmp_path / "search")
+    assert search.in_files(tmp_path / "sent") == []
+    assert search.inside_streams(tmp_path / "sent") == [str(tmp_path / "sent" / "1")]
