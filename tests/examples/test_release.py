@@ -161,11 +161,12 @@ def report(*words: object) -> subprocess.CompletedProcess[str]:
         ({"images": [], "failed": []}, "no images"),
         ({"images": [{"cell": "a", "delivered": []}], "failed": []}, "a: not pushed"),
         ({"images": [], "failed": [{"cell": "b", "error": "no disk"}]}, "b: no disk"),
+        ({"complete": False, "images": [], "failed": []}, "a build did not come to its end"),
     ],
 )
 def test_a_release_with_something_missing_is_no_release(tmp_path, document, problem):
     path = tmp_path / "m.json"
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps({"complete": True, **document}))
     for words in ([path], ["--references", path]):
         done = report(*words)
         assert (done.returncode, done.stdout, done.stderr.strip()) == (1, "", problem)
