@@ -1,5 +1,6 @@
 """A distribution made by a container engine, for the same base that is made without one."""
 
+import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from imagekit.images.cache import Cache
 from imagekit.images.daemon.build import build_image
 from imagekit.images.daemon.connect import Daemon, connect, find
 from imagekit.images.daemon.export import export_image
+from imagekit.images.daemon.faults import UnusableError
 from imagekit.images.daemon.images import inspect_image
 from imagekit.images.daemon.load import load_image
 from imagekit.images.progress import NO_PROGRESS, Progress, Talk
@@ -25,7 +27,7 @@ def choose_root(engine: str, project_dir: Path, cache: Cache, talk: Talk) -> Boo
     """Choose who makes a distribution's root, and say who.
 
     Args:
-        engine: ``docker``; or ``auto``: an engine if one answers.
+        engine: ``docker``; or ``auto``: an engine if one answers that this user may use.
         project_dir: folder that paths in the spec are relative to.
         cache: what is kept between runs.
         talk: told what was chosen.
@@ -33,9 +35,15 @@ def choose_root(engine: str, project_dir: Path, cache: Cache, talk: Talk) -> Boo
     Raises:
         EngineError: no engine answers (``docker``), or it cannot be used.
     """
-    daemon = connect() if engine == "docker" else find()
+    why = "no container engine answers"
+    try:
+        daemon = connect() if engine == "docker" else find()
+    except UnusableError as error:
+        if engine == "docker":
+            raise
+        daemon, why = None, error.problem
     if daemon is None:
-        talk("engine: assemble (no container engine answers)")
+        talk(f"engine: assemble ({why})")
         return bootstrap
     talk(f"engine: docker ({daemon.name})")
     return EngineRoot(daemon, cache, project_dir, talk)
@@ -78,28 +86,29 @@ class EngineRoot:
         )
         context = folder / "context"
         root_context(ingredients).write(context)
+        # Builds of one context have one image: with a name of its own, each run keeps it as long
+        # as it needs it, and takes away no more than that name.
+        name = f"imagekit-root:{secrets.token_hex(8)}"
         try:
-            image_id = build_image(self.daemon, context, progress=progress, talk=self.talk)
-        except EngineError as error:
-            raise EngineError(error.problem, package_hint(error.problem) or error.hint) from None
-        try:
-            reference = DaemonReference(image_id)
-            image = export_image(self.daemon, reference, self.cache, progress)
-            root, target = root_of_image(image, self.cache), folder / "root.tar"
+            image_id = self._build(context, name, progress)
+            # Read into the scratch folder, not the cache: another run may export the same image.
+            own = Cache(folder / "export")
+            image = export_image(self.daemon, DaemonReference(image_id), own, progress)
+            root, target = root_of_image(image, own), folder / "root.tar"
             try:
-                root.rename(target)  # out of the cache: nothing else needs it
+                root.rename(target)
             except OSError as error:
                 raise disk_error(error, target, "write") from None
         finally:
-            self._remove(image_id)
+            with suppress(ImagekitError):
+                self.daemon.untag(name)
         return target
 
-    def _remove(self, image_id: str) -> None:
-        with (
-            suppress(ImagekitError),
-            self.daemon.talk(f"remove the image {image_id}") as client,
-        ):
-            client.remove_image(image_id)
+    def _build(self, context: Path, name: str, progress: Progress) -> str:
+        try:
+            return build_image(self.daemon, context, tag=name, progress=progress, talk=self.talk)
+        except EngineError as error:
+            raise EngineError(error.problem, package_hint(error.problem) or error.hint) from None
 
 
 def ensure_builder(

@@ -18,8 +18,10 @@ from test_base_context import certificate
 
 from imagekit.errors import EngineError, InputError
 from imagekit.images.bases.assemble import assemble
+from imagekit.images.bases.recipe import Ingredients
 from imagekit.images.cache import Cache
-from imagekit.release.base_context import base_context
+from imagekit.release import base_engine
+from imagekit.release.base_context import BaseContext, base_context
 from imagekit.release.base_engine import EngineRoot, ensure_builder
 from imagekit.spec.base import parse_base
 from imagekit.spec.fields import parse_yaml
@@ -227,3 +229,45 @@ def test_a_failing_build_leaves_nothing_and_says_which_step(
     assert "RUN" in caught.value.problem and "apt-get" in caught.value.problem
     assert list((cache.root / "work").iterdir()) == []
     assert images(engine) == before
+
+
+SMALL = b"""\
+FROM local/tiny:1 AS made
+RUN echo data > /data
+FROM scratch
+COPY --from=made / /
+"""
+
+
+@pytest.mark.parametrize("builder", ["no_buildx", "buildx"])
+def test_two_runs_on_one_engine_keep_each_their_own(
+    engine, tiny_builder, builder, tmp_path, monkeypatch, request
+):
+    """Another run begins and ends while this one's image, the same one, is built but not read."""
+    request.getfixturevalue(builder)
+    before = images(engine)
+    monkeypatch.setattr(
+        base_engine, "root_context", lambda _: BaseContext({"Dockerfile": SMALL}, {})
+    )
+    spec = parse_base(parse_yaml("distribution: {suite: bookworm}", "f"))
+    cache, ids, roots = Cache(tmp_path / "cache"), [], []
+    export = base_engine.export_image
+
+    def run(name):
+        (tmp_path / name).mkdir()
+        root = EngineRoot(engine.daemon(), cache, tmp_path, lambda _: None)
+        roots.append(root(Ingredients(spec, (), {}, 0, None), tmp_path / name).read_bytes())
+
+    def export_late(daemon, reference, *more):
+        ids.append(reference.name)
+        if len(ids) == 1:
+            run("second")
+        return export(daemon, reference, *more)
+
+    monkeypatch.setattr(base_engine, "export_image", export_late)
+    run("first")
+    assert ids[0] == ids[1]
+    assert roots[0] == roots[1]
+    assert b"data" in roots[0]
+    assert images(engine) == before
+    assert "imagekit-root" not in engine.docker("images")

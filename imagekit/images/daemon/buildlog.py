@@ -109,7 +109,7 @@ class BuildLog(AbstractContextManager["BuildLog"]):
         what = f"exit code {code}" if code is not None else reason
         problem = f"{where}: {what}" + (f": {said}" if said and code is not None else "")
         hint = hint_for(
-            "\n".join((*tail, reason)), daemon.root, "correct this step, or see what it needs"
+            "\n".join((*tail, reason)), daemon.known_root, "correct this step, or see what it needs"
         )
         return EngineError(problem, hint)
 

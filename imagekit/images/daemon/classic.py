@@ -22,6 +22,8 @@ _MADE = re.compile(r" ?-{2,3}> ([0-9a-f]{10,64})")
 _CHATTER = (" --->", "Removing intermediate container ")
 _CODE = re.compile(r"(?:exit status|non-zero code:) (\d+)")
 
+_REST = 1 << 16  # characters of a line that has not ended
+
 
 def build_classic(daemon: Daemon, order: BuildOrder, log: BuildLog, progress: Progress) -> str:
     """Build with ``POST /build``; gives the image's id.
@@ -109,6 +111,7 @@ class _Answer:
         if isinstance(aux, dict) and isinstance(aux.get("ID"), str):
             self.image = aux["ID"]
         *whole, self._rest = (self._rest + str(line.get("stream", ""))).split("\n")
+        self._rest = self._rest[-_REST:]  # some commands print without ever ending a line
         for text in whole:
             self._line(text)
 

@@ -29,7 +29,13 @@ from docker.utils import kwargs_from_env, parse_host
 from urllib3.exceptions import HTTPError
 
 from imagekit.errors import EngineError
-from imagekit.images.daemon.faults import absent, connect_fault, not_docker, talk_fault
+from imagekit.images.daemon.faults import (
+    UnusableError,
+    absent,
+    connect_fault,
+    not_docker,
+    talk_fault,
+)
 
 MINIMUM_API = "1.29"
 """The oldest API that will do: that of Docker Engine 17.05, the first with multi-stage builds."""
@@ -38,6 +44,7 @@ _SOCKET = "unix:///var/run/docker.sock"
 _QUICK_SECONDS = 3.0
 _USUAL_SECONDS = 60.0
 _PODMAN = "Podman Engine"
+_API = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){0,3}")
 _PASSWORD = re.compile(r"//[^/@]*:[^/@]*@")
 
 
@@ -81,10 +88,12 @@ class Daemon:
         """
         timeout = None if patient else _USUAL_SECONDS
         try:
+            _knock(self.settings, timeout)
             with _client(self.settings, self.api, timeout) as client:
                 yield client
         except (DockerException, requests.RequestException, HTTPError, OSError) as error:
-            raise talk_fault(error, str(self), doing, self._root_if_known()) from None
+            root = self.root if "info" in self.__dict__ else None  # asking would come here again
+            raise talk_fault(error, str(self), doing, root) from None
 
     @cached_property
     def info(self) -> dict[str, Any]:
@@ -111,6 +120,13 @@ class Daemon:
         found = self.info.get("DockerRootDir")
         return found if self.host.startswith("unix:") and isinstance(found, str) else None
 
+    @property
+    def known_root(self) -> str | None:
+        """The same, or None if the engine does not say, as one that has just died."""
+        with suppress(EngineError):
+            return self.root
+        return None
+
     def untag(self, name: str) -> None:
         """Take a name away from its image, and with its last name the image; no name, no error.
 
@@ -119,12 +135,6 @@ class Daemon:
         """
         with self.talk(f"remove the name {name}") as client, suppress(NotFound):
             client.remove_image(name)
-
-    def _root_if_known(self) -> str | None:
-        try:
-            return self.root if "info" in self.__dict__ else None
-        except EngineError:
-            return None
 
 
 def connect() -> Daemon:
@@ -148,6 +158,7 @@ def find() -> Daemon | None:
         The engine, or None if nothing answers at its address.
 
     Raises:
+        UnusableError: this user may not use it, or it is too old.
         EngineError: something answers, but it cannot be used (see :func:`connect`).
     """
     place = _place()
@@ -236,21 +247,22 @@ def _client(
 
 def _greet(place: _Place, timeout: float) -> Daemon:
     """Ask for the version, and agree on that of the API."""
-    _knock(place, timeout)
+    _knock(place.settings, timeout)
     with _client(place.settings, MINIMUM_API, timeout) as client:
         try:
             version: Any = client.version(api_version=False)
         except (APIError, requests.exceptions.InvalidJSONError, KeyError, TypeError):
             raise not_docker(place.host) from None
     offered = version.get("ApiVersion") if isinstance(version, dict) else None
-    if not isinstance(offered, str) or not offered.replace(".", "").isdigit():
+    if not isinstance(offered, str) or not _API.fullmatch(offered):
         raise not_docker(place.host)
-    parts = version.get("Components") or []
+    listed = version.get("Components")
+    parts = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
     podman = [item.get("Version") for item in parts if item.get("Name") == _PODMAN]
     number = str(version.get("Version", "")).partition("+")[0]
     name = f"Podman {podman[0]}" if podman else f"Docker Engine {number}"
     if _numbers(offered) < _numbers(MINIMUM_API):
-        raise EngineError(
+        raise UnusableError(
             f"{name} at {place.host} is too old: it speaks API {offered}, "
             f"imagekit needs {MINIMUM_API} (Docker Engine 17.05) or later",
             "upgrade the engine, or do without one: --engine assemble",
@@ -263,16 +275,17 @@ def _greet(place: _Place, timeout: float) -> Daemon:
     # What we know, unless it is newer than the engine or the engine has given it up.
     known = min(offered, DEFAULT_DOCKER_API_VERSION, key=_numbers)
     oldest = version.get("MinAPIVersion")
-    api = max(known, oldest, key=_numbers) if isinstance(oldest, str) and oldest else known
+    given = isinstance(oldest, str) and _API.fullmatch(oldest)
+    api = max(known, oldest, key=_numbers) if given else known
     return Daemon(name, api, place.host, bool(podman), place.settings, place.child_env)
 
 
-def _knock(place: _Place, timeout: float) -> None:
+def _knock(settings: Mapping[str, Any], timeout: float | None) -> None:
     """See whether a socket on this machine takes connections; raises OSError.
 
     docker-py would leave its own half of one that does not to the garbage collector.
     """
-    scheme, _, path = str(parse_host(place.settings["base_url"])).partition("://")
+    scheme, _, path = str(parse_host(settings["base_url"])).partition("://")
     if scheme == "http+unix":
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(timeout)
@@ -280,7 +293,7 @@ def _knock(place: _Place, timeout: float) -> None:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
+    return tuple(int(part) for part in version.split("."))
 
 
 def _fault(error: BaseException, place: _Place) -> EngineError:

@@ -55,6 +55,10 @@ class RefusedError(EngineError):
     """The engine answered, and what it answered is no."""
 
 
+class UnusableError(EngineError):
+    """There is an engine, but it is not for this user, or too old: one may do without it."""
+
+
 def engine_text(text: object) -> str:
     """An engine's message as one printable line, its end kept."""
     line = " ".join(str(text).split())
@@ -117,7 +121,7 @@ def connect_fault(error: BaseException, host: str, *, default: bool) -> EngineEr
         hint = "start the engine there, or correct DOCKER_HOST"
     found = _system_error(error)
     if isinstance(found, PermissionError):
-        return EngineError(
+        return UnusableError(
             f"this user may not use the container engine at {host}",
             "add yourself to the group docker (usermod -aG docker NAME, then log in anew), "
             "or do without an engine: --engine assemble",

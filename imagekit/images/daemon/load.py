@@ -145,7 +145,7 @@ def _refusal(daemon: Daemon, line: Any) -> RefusedError:
     text = engine_text(detail.get("message") if isinstance(detail, dict) else line.get("error"))
     return RefusedError(
         f"{daemon} cannot load the image: {text}",
-        hint_for(text, daemon.root, "look at the engine's log"),
+        hint_for(text, daemon.known_root, "look at the engine's log"),
     )
 
 

@@ -18,8 +18,9 @@ from engine_parts import TINY, CuttingProxy, Engine, FakeEngine, connected
 
 from imagekit.errors import EngineError, InputError
 from imagekit.images.daemon.build import build_image
-from imagekit.images.daemon.buildlog import Cleaner
+from imagekit.images.daemon.buildlog import BuildLog, Cleaner
 from imagekit.images.daemon.buildx import find_buildx
+from imagekit.images.daemon.classic import _Answer
 from imagekit.images.daemon.context import context_tar
 from imagekit.images.daemon.faults import hint_for
 from imagekit.images.progress import Advance
@@ -315,6 +316,41 @@ def test_a_connection_cut_in_a_build(
         proxy.cut = 1000
         error = failure(context, f"FROM {TINY}\nRUN cat /bin/sh | head -c 3000; sleep 1\n")
     assert "cut" in error.problem
+
+
+def test_an_engine_that_dies_in_a_build_leaves_the_step_s_name(
+    engine: Engine, no_buildx: None, context: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing answers any more when the error is put together."""
+    place = engine.socket.parent / "dies.sock"
+    proxy = CuttingProxy(place, engine.socket)
+
+    class Dying(Shown):
+        @contextmanager
+        def task(self, label: str, total: int | None) -> Iterator[Advance]:
+            if label.startswith("step 2/"):
+                place.unlink()
+                proxy.cut = 0
+            with super().task(label, total) as advance:
+                yield advance
+
+    with proxy.serving():
+        monkeypatch.setenv("DOCKER_HOST", proxy.host)
+        with pytest.raises(EngineError, match=r"step 2/2 \(RUN .*the connection was cut"):
+            build(context, f"FROM {TINY}\nRUN sleep 1; echo more; sleep 1\n", Dying())
+
+
+def test_a_line_that_never_ends_is_kept_in_part(context: Path) -> None:
+    with BuildLog(Shown(), Cleaner([])) as log:
+        answer = _Answer(log)
+        answer.read({"stream": "Step 1/1 : RUN x\n"})
+        start = time.monotonic()
+        for _ in range(2000):
+            answer.read({"stream": "x" * 16384})
+        assert len(answer._rest) == 1 << 16
+        assert time.monotonic() - start < 5
+        answer.read({"stream": "end\n"})
+        assert answer._rest == ""
 
 
 @pytest.mark.parametrize(

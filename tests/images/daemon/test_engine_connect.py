@@ -12,6 +12,7 @@ from engine_parts import Engine, FakeEngine, own_dockerd
 
 from imagekit.errors import EngineError
 from imagekit.images.daemon.connect import MINIMUM_API, connect, find
+from imagekit.images.daemon.faults import UnusableError
 
 VERSION = {"ApiVersion": "1.41", "MinAPIVersion": "1.12", "Version": "20.10.24", "Os": "linux"}
 
@@ -129,8 +130,10 @@ def test_an_engine_that_will_not_do(
     with FakeEngine(folder / "d.sock", {"GET /version": (200, [body])}).serving() as fake:
         monkeypatch.setenv("DOCKER_HOST", fake.host)
         assert hint in refused(match)
-        with pytest.raises(EngineError):  # it answers, so --engine auto must not pass it over
+        with pytest.raises(EngineError) as caught:
             find()
+        # --engine auto may pass over one that is too old, and nothing else that answers
+        assert isinstance(caught.value, UnusableError) == (hint == "upgrade")
 
 
 def test_too_old_names_both_versions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +141,37 @@ def test_too_old_names_both_versions(folder: Path, monkeypatch: pytest.MonkeyPat
     with FakeEngine(folder / "d.sock", {"GET /version": (200, [body])}).serving() as fake:
         monkeypatch.setenv("DOCKER_HOST", fake.host)
         refused(f"API 1.24, imagekit needs {MINIMUM_API}")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"Components": 5},
+        {"Components": [5, None, "x", {"Name": 1}]},
+        {"Components": "x"},
+        {"MinAPIVersion": "x"},
+        {"MinAPIVersion": "9.x"},
+        {"MinAPIVersion": 5},
+    ],
+)
+def test_odd_answers_of_an_engine_do_no_harm(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, odd: dict[str, object]
+) -> None:
+    body = json.dumps({**VERSION, **odd}).encode()
+    with FakeEngine(folder / "d.sock", {"GET /version": (200, [body])}).serving() as fake:
+        monkeypatch.setenv("DOCKER_HOST", fake.host)
+        found = connect()
+    assert (found.name, found.api) == ("Docker Engine 20.10.24", "1.41")
+
+
+@pytest.mark.parametrize("offered", ["", ".", "1.", "1.²", "1" * 5000, 5, None, ["1.41"]])
+def test_a_version_that_is_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, offered: object
+) -> None:
+    body = json.dumps({**VERSION, "ApiVersion": offered}).encode()
+    with FakeEngine(folder / "d.sock", {"GET /version": (200, [body])}).serving() as fake:
+        monkeypatch.setenv("DOCKER_HOST", fake.host)
+        refused("no container engine")
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"no", b'{"message":"x"}'])
