@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from imagekit.enclave.releases import Release
+from imagekit.errors import InputError
 from imagekit.render.toml_text import parse_toml
 
 _SHOWN = 5
@@ -26,15 +27,15 @@ def manifest_differences(
         One line per difference, a few per kind; empty if the files are equal byte for byte.
 
     Raises:
-        InputError: one of them is no TOML.
+        InputError: one of them is no manifest.
     """
     if first == second:
         return []
-    left = parse_toml(first.decode(), release, names[0])
-    right = parse_toml(second.decode(), release, names[1])
-    lines = _values(_flat(left), _flat(right), names) + _files(
-        _trusted(left), _trusted(right), names
+    (left, ours), (right, theirs) = (
+        _read(data, release, f"manifest of {name}")
+        for data, name in zip((first, second), names, strict=True)
     )
+    lines = _values(left, right, names) + _files(ours, theirs, names)
     if not lines:
         lines = [
             f"the text differs at byte {_first_difference(first, second)}, the content does not"
@@ -50,6 +51,21 @@ def file_difference(path: str, first: bytes, second: bytes, names: tuple[str, st
     return [f"{path}: sha256 {left} ({names[0]}), {right} ({names[1]})"]
 
 
+def _read(data: bytes, release: Release, name: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Give all values but the trusted files by dotted key, and the trusted files' hashes."""
+    try:
+        manifest = parse_toml(data.decode(), release, name)
+        return _flat(manifest), _trusted(manifest, name)
+    except UnicodeDecodeError:
+        raise _no_manifest(name, "the file is not UTF-8") from None
+    except RecursionError:
+        raise _no_manifest(name, "its keys are nested too deeply") from None
+
+
+def _no_manifest(name: str, problem: str) -> InputError:
+    return InputError(f"{name}: {problem}", "a manifest was expected: see what wrote this file")
+
+
 def _flat(manifest: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Give all values but the trusted files by dotted key."""
     flat: dict[str, Any] = {}
@@ -62,12 +78,15 @@ def _flat(manifest: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _trusted(manifest: Mapping[str, Any]) -> dict[str, str]:
+def _trusted(manifest: Mapping[str, Any], name: str) -> dict[str, str]:
     """Give the trusted files by URI, with their hashes."""
-    files = manifest.get("sgx", {}).get("trusted_files", [])
-    return {
-        str(file.get("uri")): str(file.get("sha256")) for file in files if isinstance(file, Mapping)
-    }
+    sgx = manifest.get("sgx", {})
+    if not isinstance(sgx, Mapping):
+        raise _no_manifest(name, "sgx is no table")
+    files = sgx.get("trusted_files", [])
+    if not isinstance(files, list) or not all(isinstance(file, Mapping) for file in files):
+        raise _no_manifest(name, "sgx.trusted_files is no list of tables")
+    return {str(file.get("uri")): str(file.get("sha256")) for file in files}
 
 
 def _values(left: dict[str, Any], right: dict[str, Any], names: tuple[str, str]) -> list[str]:

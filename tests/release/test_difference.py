@@ -67,6 +67,24 @@ def test_what_is_no_manifest_is_an_error_that_names_it():
         manifest_differences(FIRST, b"[[", NAMES, NEWEST)
 
 
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"a = '\xff'", "not UTF-8"),
+        (b"sgx = 5", "sgx is no table"),
+        (b"sgx.trusted_files = 5", "trusted_files is no list of tables"),
+        (b"sgx.trusted_files = [5]", "trusted_files is no list of tables"),
+        (b"sgx.trusted_files.a = 5", "trusted_files is no list of tables"),
+        (b"a" + b".a" * 5000 + b" = 1", "nested too deeply"),
+    ],
+)
+def test_what_tools_may_write_that_is_no_manifest(data, told):
+    for pair in ((FIRST, data), (data, FIRST)):
+        name = NAMES[pair.index(data)]
+        with pytest.raises(InputError, match=f"manifest of {name}: .*{told}"):
+            manifest_differences(*pair, NAMES, NEWEST)
+
+
 def test_files_are_compared_by_content():
     assert file_difference("/x", b"a", b"a", NAMES) == []
     (line,) = file_difference("/x", b"a", b"b", NAMES)
