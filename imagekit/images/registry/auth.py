@@ -27,8 +27,10 @@ Scopes = tuple[str, ...]
 """What a request needs: ``repository:NAME:pull`` and the like, sorted."""
 
 _DEFAULT_LIFE = 60.0
+_LONGEST_LIFE = 86400
+_LONGEST_HEADER = 4096
 _CHALLENGE = re.compile(
-    r'(?P<scheme>[A-Za-z]+)\s+(?P<values>(?:[\w-]+\s*=\s*(?:"(?:[^"\\]|\\.)*"|[^\s,"]+)(?:\s*,\s*)?)+)'
+    r'(?<![A-Za-z])(?P<scheme>[A-Za-z]{1,32})\s+(?P<values>(?:[\w-]+\s*=\s*(?:"(?:[^"\\]|\\.)*"|[^\s,"]+)(?:\s*,\s*)?)+)'
 )
 _VALUE = re.compile(r'([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _TOKEN = re.compile(r"[\x21-\x7e]+")
@@ -171,11 +173,14 @@ def _token(answer: Answer) -> tuple[str, float]:
         raise EngineError(
             f"{shown_url(answer.url)} gives no token", "ask who runs the registry; try again later"
         )
-    return token, float(life) if isinstance(life, int) and life > 0 else _DEFAULT_LIFE
+    if not isinstance(life, int) or life <= 0:
+        return token, _DEFAULT_LIFE
+    return token, float(min(life, _LONGEST_LIFE))
 
 
 def _strongest(header: str) -> _Challenge | None:
     """The challenge to answer: Bearer where it is offered, else Basic."""
+    header = header[:_LONGEST_HEADER]  # whoever sends more has nothing honest to say
     found: dict[str, _Challenge] = {}
     for match in _CHALLENGE.finditer(header):
         values = {

@@ -1,9 +1,8 @@
 """One registry: its requests and answers (OCI distribution-spec 1.1)."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from urllib.parse import urljoin
 
 from imagekit.errors import EngineError
 from imagekit.images.oci import INDEX_TYPES, MANIFEST_TYPES
@@ -13,13 +12,15 @@ from imagekit.images.registry.access import RegistryAccess
 from imagekit.images.registry.answer import Answer
 from imagekit.images.registry.auth import Auth, Scopes
 from imagekit.images.registry.failures import (
+    NoTlsError,
+    RefusedError,
     codes,
     raise_if_passing,
     shown_url,
     status_failure,
 )
 from imagekit.images.registry.retry import retrying
-from imagekit.images.registry.transport import Body, Download, Transport, origin
+from imagekit.images.registry.transport import Body, Download, Transport, join, origin
 
 _HUB_API = "registry-1.docker.io"
 _ACCEPT = ", ".join(sorted(MANIFEST_TYPES | INDEX_TYPES))
@@ -151,27 +152,25 @@ class RegistryClient:
             if not self._root:
                 delays = retry.DELAYS[:_FIRST_DELAYS]  # a mistyped host is told soon
                 self._root = retrying(self._find, self.stop, delays)
-        return urljoin(self._root, path)
+        return join(self._root, path)
 
     def _find(self) -> str:
         """The root of the API, after a look whether a registry is there ("Determining Support")."""
         api = _HUB_API if self.host == DOCKER_HUB else self.host
-        schemes: Sequence[str] = ("https", "http") if self._access.insecure else ("https",)
-        failed: EngineError | None = None
-        for scheme in schemes:
-            root = f"{scheme}://{api}/v2/"
-            try:
-                answer = self._transport.send("GET", root, {})
-            except EngineError as error:
-                failed = failed or error
-                continue
-            raise_if_passing(answer, self.host)
-            self._check_registry(answer)
-            if answer.status == 401 and not answer.foreign:
-                self._auth.learn(answer, ())
-            return root
-        assert failed is not None
-        raise failed
+        try:
+            return self._look(f"https://{api}/v2/")
+        except (NoTlsError, RefusedError):  # after other failures https may be right
+            if not self._access.insecure:
+                raise
+        return self._look(f"http://{api}/v2/")
+
+    def _look(self, root: str) -> str:
+        answer = self._transport.send("GET", root, {})
+        raise_if_passing(answer, self.host)
+        self._check_registry(answer)
+        if answer.status == 401 and not answer.foreign:
+            self._auth.learn(answer, ())
+        return root
 
     def _check_registry(self, answer: Answer) -> None:
         page = answer.headers.get("Content-Type", "").lower().startswith("text/html")

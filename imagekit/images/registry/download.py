@@ -8,8 +8,10 @@ RFC 9110, 14). The file becomes a blob when size and digest are right.
 import fcntl
 import hashlib
 import os
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from imagekit.errors import EngineError, InputError
@@ -25,6 +27,8 @@ from imagekit.images.registry.transport import Download
 _FOLDER = "partial"
 _BLOCK = 1 << 20
 _ROUNDS = 2
+_LOOK_SECONDS = 0.1
+_OLD_SECONDS = 7 * 86400
 
 
 def fetch_blob(
@@ -51,7 +55,8 @@ def fetch_blob(
         advance(descriptor.size)
         return
     path = cache.folder(_FOLDER) / descriptor.hex
-    with _held(path) as fd:
+    _remove_old(path)
+    with _held(path, client.stop) as fd:
         if cache.blobs.has(descriptor.digest, descriptor.size):  # another process was quicker
             advance(descriptor.size)
             path.unlink(missing_ok=True)
@@ -67,15 +72,17 @@ def fetch_blob(
 
 
 @contextmanager
-def _held(path: Path) -> Iterator[int]:
-    """The partial file, ours alone until the end."""
+def _held(path: Path, stop: threading.Event) -> Iterator[int]:
+    """The partial file, ours alone until the end; a wait for others ends with ``stop``."""
     while True:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             raise disk_error(error, path, "write") from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            while not _lock(fd):
+                if stop.wait(_LOOK_SECONDS):
+                    raise EngineError("the wait for another download was given up", "try again")
             try:
                 same = os.path.samestat(path.lstat(), os.fstat(fd))
             except FileNotFoundError:
@@ -85,6 +92,38 @@ def _held(path: Path) -> Iterator[int]:
                 return
         finally:
             os.close(fd)
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _remove_old(own: Path) -> None:
+    """Remove what nobody went on with for a week, except our own; never fails."""
+    with suppress(OSError):
+        for path in sorted(own.parent.iterdir()):
+            with suppress(OSError):
+                if path != own and path.is_file() and _is_old(path.lstat()):
+                    _remove_free(path)
+
+
+def _is_old(status: os.stat_result) -> bool:
+    return time.time() - status.st_mtime > _OLD_SECONDS
+
+
+def _remove_free(path: Path) -> None:
+    """Remove a file unless somebody took it up meanwhile."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        status = os.fstat(fd)
+        if _lock(fd) and _is_old(status) and os.path.samestat(path.lstat(), status):
+            path.unlink()
+    finally:
+        os.close(fd)
 
 
 class _Fetch:

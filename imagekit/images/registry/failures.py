@@ -34,6 +34,14 @@ class DeniedError(EngineError):
     """The registry wants other credentials, or refuses these (401 or 403)."""
 
 
+class NoTlsError(EngineError):
+    """The server does not speak TLS."""
+
+
+class RefusedError(PassingError):
+    """Nobody listens at the port."""
+
+
 def shown_url(url: str) -> str:
     """The URL for a message: without user, query and fragment, which may hold secrets."""
     try:
@@ -75,7 +83,8 @@ def network_failure(url: str, error: Exception) -> EngineError:
         return EngineError(f"{where}: no such host", "check the name; " + _NETWORK_HINT)
     if isinstance(error, http.ConnectTimeoutError | http.NewConnectionError):
         text = getattr(reason, "strerror", None) or "no answer"
-        return PassingError(f"{where}: cannot be reached: {printable(text)}", _NETWORK_HINT)
+        kind = RefusedError if isinstance(reason, ConnectionRefusedError) else PassingError
+        return kind(f"{where}: cannot be reached: {printable(text)}", _NETWORK_HINT)
     if isinstance(error, http.TimeoutError) or isinstance(reason, TimeoutError):
         return PassingError(f"{where}: the server fell silent", _AGAIN)
     if isinstance(error, http.HTTPError | OSError):
@@ -111,7 +120,7 @@ def _tls_failure(where: str, error: ssl.SSLError) -> EngineError:
             problem = f"the certificate is refused: {printable(error.verify_message)}"
         return EngineError(f"{where}: {problem}", hint)
     if error.reason in _PLAIN:
-        return EngineError(
+        return NoTlsError(
             f"{where}: the server does not speak TLS, perhaps plain http",
             "plain http is spoken only with --insecure: anyone on the way can change the images",
         )

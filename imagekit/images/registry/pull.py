@@ -27,6 +27,8 @@ from imagekit.images.registry.manifests import check_usable, choose_platform, do
 from imagekit.images.registry.parallel import in_parallel
 
 _NESTING = 4
+_MOST_TAGS = 1000
+_LONGEST_TAG = 128
 _ALTERED = "the registry's copy is damaged or altered: push the image anew"
 
 
@@ -156,11 +158,23 @@ class _Pull:
 
     def _tags(self) -> str:
         """The tags most like the one that is not there."""
-        path = f"{self._reference.repository}/tags/list?n=1000"
-        with suppress(EngineError, InputError, AttributeError):
+        path = f"{self._reference.repository}/tags/list?n={_MOST_TAGS}"
+        with suppress(EngineError, InputError):
             answer = self._client.call("GET", path, self._scopes)
-            listed = json_object(answer.body, "").get("tags")
-            tags = sorted(str(tag) for tag in listed or [])
+            tags = listed_tags(answer.body)
             near = get_close_matches(self._reference.tag or "", tags, 5, 0) or tags[:5]
             return printable(", ".join(near) + (", …" if len(tags) > len(near) else ""))
         return ""
+
+
+def listed_tags(body: bytes) -> list[str]:
+    """The tags in the answer of a registry, sorted ("Listing Tags"); no more than we asked for.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
+    listed = json_object(body, "the registry's tags").get("tags")
+    if not isinstance(listed, list):
+        return []
+    tags = [tag for tag in listed if isinstance(tag, str) and 0 < len(tag) <= _LONGEST_TAG]
+    return sorted(tags[:_MOST_TAGS])

@@ -164,7 +164,7 @@ class Transport:
             if method not in ("GET", "HEAD") or response.status not in _REDIRECTS or not target:
                 return response, url, origin(url) != asked
             response.close()
-            url = urljoin(url, target)
+            url = join(url, target)
         raise EngineError(
             f"{shown_url(url)}: more than {_MOST_REDIRECTS} redirects",
             "check the registry's address",
@@ -230,6 +230,24 @@ class Transport:
                 made.pool_classes_by_scheme = self._sockets.pools
                 self._managers[key] = made
             return self._managers[key]
+
+
+def join(url: str, target: str) -> str:
+    """The URL that a server's ``Location`` names.
+
+    Args:
+        url: the URL that was asked.
+        target: the header; may be relative.
+
+    Raises:
+        EngineError: it is no URL.
+    """
+    try:
+        return urljoin(url, target)
+    except ValueError:
+        raise EngineError(
+            f"{shown_url(url)} sends us to a URL that is none", "ask who runs it"
+        ) from None
 
 
 def origin(url: str) -> str:

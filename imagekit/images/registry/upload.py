@@ -8,7 +8,7 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from typing import Literal
-from urllib.parse import quote, urljoin
+from urllib.parse import quote
 
 from imagekit.errors import EngineError, InputError
 from imagekit.images.oci import OCTET_STREAM, BlobSource, Descriptor
@@ -18,6 +18,7 @@ from imagekit.images.registry.auth import pull_scope, push_scope
 from imagekit.images.registry.client import RegistryClient
 from imagekit.images.registry.failures import DeniedError, codes
 from imagekit.images.registry.retry import PassingError, Retries, retrying
+from imagekit.images.registry.transport import join
 from imagekit.images.streams import read_blocks
 
 _BLOCK = 1 << 17
@@ -105,7 +106,7 @@ class Upload:
             begun = self._post("", self._scopes)
         if begun.status != 202 or "Location" not in begun.headers:
             raise self._client.failure(begun, self._doing)
-        self._put(urljoin(begun.url, begun.headers["Location"]))
+        self._put(join(begun.url, begun.headers["Location"]))
         return "sent"
 
     def _mount(self, source: str) -> Answer | None:
