@@ -84,7 +84,8 @@ def read_docker_stream(blocks: Iterator[bytes], image_id: str, where: str, cache
     if "index.json" in members.files:
         index = json_value(_document(members, "index.json", where, cache), where)
         listed = index.get("manifests") if isinstance(index, dict) else None
-        if any(isinstance(item, dict) and item.get("digest") == image_id for item in listed or []):
+        items = listed if isinstance(listed, list) else []
+        if any(isinstance(item, dict) and item.get("digest") == image_id for item in items):
             return _from_layout(members, image_id, where, cache)
     image = _from_manifest(members, None, where, cache)
     if image.config_descriptor.digest != image_id:
@@ -242,12 +243,12 @@ def _layer(found: Descriptor, cache: Cache) -> Descriptor:
 def _choose(listed: Any, tag: str | None, where: str) -> dict[str, Any]:
     if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
         raise _damaged(where, "manifest.json is no list of images")
-    names: dict[str, dict[str, Any]] = {
-        name: item
-        for item in listed
-        for name in (item.get("RepoTags") or [])
-        if isinstance(name, str)
-    }
+    names: dict[str, dict[str, Any]] = {}
+    for item in listed:
+        tags = item.get("RepoTags") or []
+        if not isinstance(tags, list) or not all(isinstance(name, str) for name in tags):
+            raise _damaged(where, "RepoTags in manifest.json is no list of names")
+        names |= dict.fromkeys(tags, item)
     if tag is None and len(listed) == 1:
         only: dict[str, Any] = listed[0]
         return only

@@ -43,10 +43,12 @@ def test_without_an_engine_auto_assembles_and_says_so(no_engine, tmp_path):
 def old_engine(monkeypatch):
     version = {"ApiVersion": "1.24", "Version": "1.12.6", "Os": "linux"}
     answers = {"GET /version": (200, [json.dumps(version).encode()])}
-    with tempfile.TemporaryDirectory(prefix="ikt-") as folder:
-        with FakeEngine(Path(folder) / "d.sock", answers).serving() as fake:
-            monkeypatch.setenv("DOCKER_HOST", fake.host)
-            yield "is too old: it speaks API 1.24"
+    with (
+        tempfile.TemporaryDirectory(prefix="ikt-") as folder,
+        FakeEngine(Path(folder) / "d.sock", answers).serving() as fake,
+    ):
+        monkeypatch.setenv("DOCKER_HOST", fake.host)
+        yield "is too old: it speaks API 1.24"
 
 
 @pytest.fixture
