@@ -119,8 +119,7 @@ def _remove_free(path: Path) -> None:
     """Remove a file unless somebody took it up meanwhile."""
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        status = os.fstat(fd)
-        if _lock(fd) and _is_old(status) and os.path.samestat(path.lstat(), status):
+        if _lock(fd) and _is_old(os.fstat(fd)) and os.path.samestat(path.lstat(), os.fstat(fd)):
             path.unlink()
     finally:
         os.close(fd)

@@ -1,5 +1,7 @@
 """Networks that break and registries that refuse, in front of a real registry."""
 
+import fcntl
+import os
 import resource
 import signal
 import subprocess
@@ -29,6 +31,8 @@ from imagekit.images.progress import NO_PROGRESS
 from imagekit.images.references import RegistryReference
 from imagekit.images.registry import transport
 from imagekit.images.registry.access import RegistryAccess
+from imagekit.images.registry.client import RegistryClient
+from imagekit.images.registry.download import fetch_blob
 from imagekit.images.registry.pull import pull_image
 from imagekit.images.registry.push import Pusher
 
@@ -650,6 +654,57 @@ def test_hosts_that_do_not_answer(tmp_path: Path) -> None:
             with pytest.raises(EngineError, match=words) as caught:
                 pull_image(at(host), Cache(tmp_path / "b"), access, NO_PROGRESS)
             check(caught.value, host, "https_proxy")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+def test_a_location_that_is_no_url(
+    proxy: FaultProxy, image: Image, cache: Cache, tmp_path: Path, method: str
+) -> None:
+    status = 202 if method == "POST" else 307
+    proxy.faults = [
+        Fault(method, "team/", status=status, headers={"Location": "http://["}, times=99)
+    ]
+    with pytest.raises(EngineError) as caught:
+        if method == "GET":
+            pull(proxy, tmp_path / "b")
+        else:
+            Pusher(PLAIN).push(make_image(cache, 10, seed=5), at(proxy.host))
+    check(caught.value, proxy.host, "a URL that is none")
+
+
+def test_a_list_of_tags_that_is_none(proxy: FaultProxy, image: Image, tmp_path: Path) -> None:
+    proxy.faults = [Fault("GET", "tags/list", status=200, body=b'{"tags": 5}')]
+    with pytest.raises(EngineError, match="no image"):
+        pull_image(at(proxy.host, tag="none"), Cache(tmp_path / "b"), PLAIN, NO_PROGRESS)
+
+
+def test_old_partial_files_are_removed(proxy: FaultProxy, image: Image, tmp_path: Path) -> None:
+    folder = tmp_path / "b" / "partial"
+    folder.mkdir(parents=True)
+    for name, days in (("old", 8), ("held", 8), ("new", 6)):
+        (folder / name).write_bytes(b"x")
+        then = time.time() - days * 86400
+        os.utime(folder / name, (then, then))
+    (folder / "link").symlink_to(tmp_path / "none")
+    with (folder / "held").open("rb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        assert pull(proxy, tmp_path / "b").digest == image.digest
+    assert sorted(path.name for path in folder.iterdir()) == ["held", "link", "new"]
+
+
+def test_the_wait_for_another_download_can_be_given_up(
+    proxy: FaultProxy, image: Image, tmp_path: Path
+) -> None:
+    layer, cache = image.layers[0], Cache(tmp_path / "b")
+    client = RegistryClient(proxy.host, PLAIN)
+    with (cache.folder("partial") / layer.hex).open("wb") as stream, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        waiting = pool.submit(fetch_blob, client, "team/app", layer, cache, lambda _: None)
+        time.sleep(0.3)
+        assert not waiting.done()
+        client.abort()
+        with pytest.raises(EngineError, match="given up"):
+            waiting.result(5)
 
 
 def test_an_endless_redirect(proxy: FaultProxy, image: Image, tmp_path: Path) -> None:

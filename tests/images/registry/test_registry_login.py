@@ -4,6 +4,8 @@ import base64
 import json
 import logging
 import os
+import socket
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -585,6 +587,26 @@ def test_plain_http_is_spoken_only_when_asked_for(
             act(RegistryAccess())
         check(caught.value, "plain http", "--insecure", proxy.host)
     assert not proxy.seen
+
+
+def test_insecure_does_not_fall_back_to_plain_http_after_trouble(tmp_path: Path) -> None:
+    got = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    got.append(connection.recv(100)[:1])
+                    connection.close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        with pytest.raises(EngineError, match="cut"):
+            host = f"127.0.0.1:{server.getsockname()[1]}"
+            pull(host, tmp_path / "b", RegistryAccess(insecure=True))
+        server.shutdown(socket.SHUT_RDWR)
+    assert got == [b"\x16"] * len(got)  # TLS handshakes alone
+    assert got
 
 
 def test_a_client_certificate(certificates: Certificates, cache: Cache, tmp_path: Path) -> None:

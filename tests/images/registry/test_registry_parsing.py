@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+from contextlib import suppress
 from email.utils import formatdate
 
 import pytest
@@ -21,7 +22,7 @@ from imagekit.images.oci import (
 from imagekit.images.registry import retry
 from imagekit.images.registry.access import RegistryAccess
 from imagekit.images.registry.answer import Answer
-from imagekit.images.registry.auth import Auth
+from imagekit.images.registry.auth import Auth, _token
 from imagekit.images.registry.failures import (
     codes,
     printable,
@@ -31,8 +32,9 @@ from imagekit.images.registry.failures import (
     tag_is_immutable,
 )
 from imagekit.images.registry.manifests import choose_platform, document_type
+from imagekit.images.registry.pull import listed_tags
 from imagekit.images.registry.retry import PassingError, Retries, retrying
-from imagekit.images.registry.transport import Transport, origin
+from imagekit.images.registry.transport import Transport, join, origin
 
 DIGEST = digest_of(b"")
 
@@ -135,6 +137,72 @@ def test_challenges(header: str, scheme: str | None, realm: str, service: str) -
 def test_no_challenge_is_trouble(header: str) -> None:
     auth = Auth("registry.example", Transport(RegistryAccess()))
     auth.learn(answer(401, WWW_Authenticate=header), ())
+
+
+def test_a_long_challenge_is_not_read_to_its_end() -> None:
+    challenge = 'Bearer realm="https://a/t"'
+    for header, known in (
+        (challenge + "," + "x" * 65536, True),
+        ("x" * 65536 + " " + challenge, False),
+        ("x" * 65536, False),
+        ("x" * 100 + challenge, False),  # no scheme has such a name
+    ):
+        auth = Auth("registry.example", Transport(RegistryAccess()))
+        auth.learn(answer(401, WWW_Authenticate=header), ())
+        assert (auth._challenge is not None) is known
+
+
+@pytest.mark.parametrize(
+    "life", ["1" + "0" * 400, "-1", "0", "null", '"300"', "[]", "true", "1e400"]
+)
+def test_no_life_of_a_token_is_trouble(life: str) -> None:
+    token, seconds = _token(answer(200, f'{{"token": "t", "expires_in": {life}}}'.encode()))
+    assert token == "t"
+    assert 0 < seconds <= 86400
+
+
+def test_a_number_without_end_is_no_token() -> None:
+    body = b'{"token": "t", "expires_in": 1' + b"0" * 5000 + b"}"
+    with pytest.raises(EngineError, match="gives no token"):
+        _token(answer(200, body))
+
+
+JSON = st.recursive(
+    st.none() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda s: (
+        st.lists(s)
+        | st.dictionaries(st.sampled_from(["token", "access_token", "expires_in", "tags"]), s)
+    ),
+)
+
+
+@given(JSON.map(compact_json) | st.binary())
+def test_no_token_and_no_list_of_tags_is_trouble(body: bytes) -> None:
+    with suppress(EngineError):
+        token, seconds = _token(answer(200, body))
+        assert token.isascii()
+        assert seconds > 0
+    with suppress(InputError):
+        assert all(isinstance(tag, str) for tag in listed_tags(body))
+
+
+def test_tags_are_few_and_short() -> None:
+    tags = [f"{number:04}" for number in range(5000)]
+    assert listed_tags(compact_json({"tags": tags})) == tags[:1000]
+    assert listed_tags(compact_json({"tags": ["b", 5, "x" * 129, "", "a"]})) == ["a", "b"]
+    for odd in (5, None, {"a": 1}, "abc"):
+        assert listed_tags(compact_json({"tags": odd})) == []
+
+
+@given(st.text(alphabet="htps:/[]@?#%1a. ") | st.text())
+def test_no_location_is_trouble(target: str) -> None:
+    with suppress(EngineError):
+        origin(join("https://registry.example/v2/", target))
+
+
+def test_a_location_that_is_no_url_is_told() -> None:
+    with pytest.raises(EngineError, match=r"registry.example.*a URL that is none"):
+        join("https://registry.example/v2/", "http://[")
 
 
 def test_a_full_registry_is_not_taken_for_an_immutable_tag() -> None:
