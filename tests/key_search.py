@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import mmap
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import tempfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -16,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 _WINDOW = 16
 _GZIP = b"\x1f\x8b\x08\x00\x00\x00\x00"
 """The begin of a gzip member without a name, as layers have it."""
+_STEP = 1 << 20
 
 
 def private_needles(pem: Path, passphrase: bytes | None = None) -> list[bytes]:
@@ -57,13 +60,22 @@ def _windows(data: bytes) -> Iterable[bytes]:
             yield window
 
 
-def _inflated(data: bytes) -> bytes:
-    """What the gzip member at the begin unpacks to, as far as it does."""
-    decoder = zlib.decompressobj(wbits=31)
-    try:
-        return decoder.decompress(data)
-    except zlib.error:
-        return b""
+def _inflate_all(path: Path, plain: IO[bytes]) -> None:
+    """Write what all gzip members in a file unpack to, wherever they begin."""
+    if path.stat().st_size == 0:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(_GZIP)
+        while at >= 0:
+            decoder, end = zlib.decompressobj(wbits=31), at
+            try:
+                while end < len(data) and not decoder.eof:
+                    plain.write(decoder.decompress(data[end : end + _STEP]))
+                    end += _STEP
+                end -= len(decoder.unused_data)
+            except zlib.error:
+                end = at + 1  # no gzip after all
+            at = data.find(_GZIP, max(end, at + 1))
 
 
 class KeySearch:
@@ -118,13 +130,11 @@ class KeySearch:
         found = []
         for place in places:
             for path in sorted(item for item in place.rglob("*") if item.is_file()):
-                data = path.read_bytes()
-                at = data.find(_GZIP)
-                while at >= 0:
-                    if self._grep(["-q", "-"], _inflated(data[at:])).returncode == 0:
+                with tempfile.NamedTemporaryFile(dir=self.folder) as plain:
+                    _inflate_all(path, plain)
+                    plain.flush()
+                    if self._grep(["-q", plain.name]).returncode == 0:
                         found.append(str(path))
-                        break
-                    at = data.find(_GZIP, at + 1)
         return found
 
     def _in_gzip(self, path: Path) -> bool:

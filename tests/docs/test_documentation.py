@@ -440,7 +440,7 @@ def test_the_session_in_the_readme_is_what_the_quickstart_gives(tmp_path):
     (folder / "enclave-key.pem").chmod(0o600)
     subprocess.run([sys.executable, folder / "make_standin.py"], check=True)
     environment = dict(os.environ, IMAGEKIT_CACHE=str(ROOT / ".imagekit" / "test-cache"))
-    base = ["base", "build", "-f", "examples/quickstart/imagekit.yaml"]
+    base = ["base", "build", "-f", "examples/quickstart/imagekit.yaml", "--engine", "assemble"]
     run = [sys.executable, "-m", "imagekit"]
     subprocess.run([*run, *base], cwd=tmp_path, env=environment, check=True)
     (session,) = (b for b in blocks_of(ROOT / "README.md") if b.language == "console")
