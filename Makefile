@@ -14,7 +14,8 @@ DEV_READY := $(VENV)/.ready-dev
 # What the tests use besides Python. Where the second list cannot be installed, and this is no
 # continuous integration, the tests that need a container engine or a registry are skipped.
 TEST_PACKAGES := mount mmdebstrap skopeo umoci openssl
-ENGINE_PACKAGES := docker.io:dockerd docker-registry podman runc iproute2:ip iptables cgroupfs-mount
+ENGINE_PACKAGES := docker.io:dockerd docker-registry podman runc netavark \
+    containernetworking-plugins iproute2:ip iptables cgroupfs-mount
 
 .PHONY: image test lint format benchmark wheel clean help
 
