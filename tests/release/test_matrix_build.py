@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -306,3 +310,26 @@ def test_what_arrived_before_a_failure_is_recorded(project, imagekit, registry):
     (image,) = json.loads(Path("meta.json").read_text())["images"]
     (arrived,) = image["delivered"]
     assert arrived["reference"].endswith("/tiny-gramine-reference-64m:1.0")
+
+
+def test_an_interruption_ends_a_push_that_hangs(project):
+    """A registry that takes the connection and keeps silent; Ctrl-C does not wait for it."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-m", "imagekit", "build", "--epc", "64m", "--log", "error"]
+        process = subprocess.Popen(
+            [*command, "--push", f"{host}/team", "--insecure"], stderr=subprocess.PIPE, text=True
+        )
+        greeting, _ = silent.accept()
+        with greeting:  # it speaks no TLS …
+            greeting.recv(1)
+            greeting.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        connection, _ = silent.accept()
+        with connection:
+            connection.recv(1)  # … and never answers a request
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=30)  # the limit for silence is 120 seconds
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert Path("out").exists()  # what was built is there
