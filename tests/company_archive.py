@@ -44,7 +44,10 @@ def serve_folder(folder: Path, address: str, certificate: Path) -> Iterator[str]
         server.handle_error = lambda *_details: None  # type: ignore[method-assign]
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
+        # the handshake is left to each connection's own thread: a slow client stops no other
+        server.socket = context.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         try:

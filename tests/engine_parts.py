@@ -64,6 +64,7 @@ _DOCKER_NAMES = ("DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
 _COMMANDS = ("sh", "cat", "head", "ls", "sleep", "true", "wc")
 _START_SECONDS = 30.0
 _NEXT_STABLE = "trixie"  # the first Debian with the package docker-buildx
+_BRIDGE_ADDRESS = "02:42:0a:d5:00:01"  # locally administered
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _TEST_CACHE = Path(__file__).parent.parent / ".imagekit" / "test-cache"
 
@@ -196,7 +197,9 @@ def _bridge() -> Iterator[str]:
         if not Path(f"/proc/{old[1]}").exists():  # of a run that was killed
             subprocess.run(["ip", "link", "delete", old[0]], check=False)
     with ExitStack() as stack:
-        _run("ip", "link", "add", name, "type", "bridge")
+        # an address of its own: else it has its ports' lowest one, which changes when a container
+        # ends, and the others send to the old one until they ask anew
+        _run("ip", "link", "add", name, "address", _BRIDGE_ADDRESS, "type", "bridge")
         stack.callback(_run, "ip", "link", "delete", name)
         _run("ip", "addr", "add", subnet.replace(".0/", ".1/"), "dev", name)
         _run("ip", "link", "set", name, "up")
