@@ -63,3 +63,8 @@ class OutcomeUnknownError(ImagekitError):
     """An answer was lost, so nobody knows whether the action happened (exit code 8)."""
 
     exit_code = 8
+
+
+def printable(text: str) -> str:
+    """Give a text of others for a message: a space for each character that cannot be shown."""
+    return "".join(char if char.isprintable() else " " for char in text)

@@ -64,7 +64,7 @@ def build(
     if made.drift is not None:
         ui.warn(f"{made.drift.problem}; {made.drift.hint}")
     for one in delivered:
-        ui.say(f"{one.reference}: {'there already' if one.already else f'{one.sent} bytes sent'}")
+        ui.say(one.line)
     if json:
         facts = [one._asdict() for one in delivered]
         ui.json({"digest": made.image.digest, "cached": made.cached, "delivered": facts})

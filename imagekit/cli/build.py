@@ -106,7 +106,7 @@ def build(
             targets, load=load, access=access, known=known, talk=ui.say, progress=progress
         )
         base = open_base(project, Cache(project.cache), options, talk=ui.say, progress=progress)
-        shout(base.standin)
+        _shout(base.standin)
         with _cross_check(base, progress) if cross_check else nullcontext() as check:
             builder = CellBuilder(
                 base,
@@ -141,8 +141,7 @@ def _cross_check(base: "Base", progress: "Progress") -> "CrossCheck":
     return CrossCheck(base, progress)
 
 
-def shout(standin: bool) -> None:
-    """Say loudly that a base has no real Gramine."""
+def _shout(standin: bool) -> None:
     if standin:
         for line in (
             "STAND-IN GRAMINE: this base holds no real Gramine.",
@@ -160,8 +159,7 @@ def _tell(outcome: "Outcome", many: bool) -> None:
         state = "built" if built.fresh else "there already, nothing to do"
         ui.say(f"{outcome.cell.id}: {state}")
     for one in built.delivered:
-        sent = "there already" if one.already else f"{one.sent} bytes sent"
-        ui.say(f"{outcome.cell.id}: {one.reference}: {sent}")
+        ui.say(f"{outcome.cell.id}: {one.line}")
 
 
 def _print(outcomes: "Sequence[Outcome]", folder: Path) -> None:

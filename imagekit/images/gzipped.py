@@ -31,7 +31,7 @@ class GzipStream:
     """
 
     def __init__(self, threads: int | None = None) -> None:
-        workers = threads or max(1, len(os.sched_getaffinity(0)))
+        workers = threads or len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="gzip")
         self._ahead = workers + 1
         self._pending: deque[Future[bytes]] = deque()

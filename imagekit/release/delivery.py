@@ -5,6 +5,7 @@ from threading import Event, Lock
 from typing import NamedTuple
 
 from imagekit.errors import EngineError, UsageError
+from imagekit.images.delivered import Delivered
 from imagekit.images.oci import Image
 from imagekit.images.progress import NO_PROGRESS, Progress, Talk
 from imagekit.images.references import (
@@ -16,26 +17,6 @@ from imagekit.images.registry.access import RegistryAccess
 from imagekit.spec.names import check_stem
 
 _TRANSPORT = "docker://"
-
-
-class Delivered(NamedTuple):
-    """An image that arrived somewhere.
-
-    Attributes:
-        reference: with its transport, ``docker://…`` or ``docker-daemon:…``.
-        digest: of the manifest that was read back from a registry; the image's id in an engine.
-        sent: bytes sent.
-        mounted: bytes taken over from another repository of the same registry.
-        present: bytes that were there already.
-        already: whether the name stood for this image before.
-    """
-
-    reference: str
-    digest: str
-    sent: int
-    mounted: int
-    present: int
-    already: bool
 
 
 class PushTarget(NamedTuple):
@@ -158,7 +139,7 @@ class Delivery:
         assert self._pusher is not None
         where = self._targets[target]
         for reference in dict.fromkeys(where.reference(own) for own in references):
-            yield Delivered(**self._pusher.push(image, reference)._asdict())
+            yield self._pusher.push(image, reference)
 
     def _load(self, image: Image, references: Sequence[str]) -> list[Delivered]:
         from imagekit.images.daemon.load import load_image

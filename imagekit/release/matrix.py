@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
 from imagekit.errors import ImagekitError
-from imagekit.release.delivery import Delivered, Delivery
+from imagekit.images.delivered import Delivered
+from imagekit.release.delivery import Delivery
 from imagekit.release.pipeline import Built, CellBuilder
 from imagekit.spec.matrix import Cell
 
@@ -50,7 +51,7 @@ def worst_code(errors: Sequence[ImagekitError]) -> int:
 
 def default_jobs() -> int:
     """Give the number of cells worked on at once: the processors this process may use."""
-    return max(1, len(os.sched_getaffinity(0)))
+    return len(os.sched_getaffinity(0))
 
 
 def build_matrix(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from imagekit.errors import ImagekitError, InputError
 from imagekit.images.cache import Cache
+from imagekit.images.delivered import Delivered
 from imagekit.images.layout import CONTAINERD_NAME, OciLayout
 from imagekit.images.oci import Image
 from imagekit.images.progress import NO_PROGRESS, Progress, Talk
@@ -21,7 +22,6 @@ from imagekit.release.bases import BaseOptions, base_image
 from imagekit.release.cell import cell_inputs, compose_cell, sign_cell
 from imagekit.release.configuration import Rendered, Renderer
 from imagekit.release.dates import day_of, source_date_epoch
-from imagekit.release.delivery import Delivered
 from imagekit.release.discover import Base, discover
 from imagekit.release.lock import FILE_NAME, LockEntry, read_lock, update_lock
 from imagekit.release.signing import SignedEnclave

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagekit.errors import EngineError
+from imagekit.errors import EngineError, printable
 from imagekit.files import disk_error
 from imagekit.images.bases.workdir import hold
 
@@ -94,7 +94,7 @@ def run_program(
 def one_line(lines: Sequence[str], limit: int = 400) -> str:
     """Join the last lines of a program for a message: printable, one line, the end kept."""
     text = " / ".join(line.strip() for line in lines if line.strip())
-    text = "".join(c if c.isprintable() else " " for c in text)
+    text = printable(text)
     return text if len(text) <= limit else "…" + text[-limit:]
 
 

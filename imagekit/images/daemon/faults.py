@@ -11,7 +11,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 
-from imagekit.errors import EngineError
+from imagekit.errors import EngineError, printable
 
 TEXT_LIMIT = 600
 """How many characters of an engine's own message are shown; the end is kept."""
@@ -61,8 +61,7 @@ class UnusableError(EngineError):
 
 def engine_text(text: object) -> str:
     """An engine's message as one printable line, its end kept."""
-    line = " ".join(str(text).split())
-    line = "".join(char if char.isprintable() else " " for char in line)
+    line = printable(" ".join(str(text).split()))
     return line if len(line) <= TEXT_LIMIT else "…" + line[-TEXT_LIMIT:]
 
 

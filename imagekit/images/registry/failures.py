@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from urllib3 import exceptions as http
 
+from imagekit import errors
 from imagekit.errors import EngineError
 from imagekit.images.registry.answer import Answer
 from imagekit.images.registry.retry import PassingError
@@ -53,8 +54,7 @@ def shown_url(url: str) -> str:
 
 def printable(text: object) -> str:
     """Text of a server for a message: one line, printable, cut short."""
-    found = "".join(c if c.isprintable() else " " for c in str(text))
-    found = " ".join(found.split())
+    found = " ".join(errors.printable(str(text)).split())
     return found if len(found) <= _LONGEST else found[: _LONGEST - 1] + "…"
 
 

@@ -8,9 +8,10 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from imagekit.errors import CheckError, EngineError, ImagekitError, UsageError
+from imagekit.images.delivered import Delivered
 from imagekit.images.oci import Descriptor, Image, digest_of
 from imagekit.images.progress import NO_PROGRESS, Advance, Progress
 from imagekit.images.references import RegistryReference
@@ -24,26 +25,6 @@ from imagekit.images.registry.retry import PassingError, retrying
 from imagekit.images.registry.upload import Upload
 
 Outcome = Literal["sent", "mounted", "present"]
-
-
-class Pushed(NamedTuple):
-    """What a push did.
-
-    Attributes:
-        reference: the image's name, as ``docker://HOST/NAME:TAG``.
-        digest: its digest, read back from the registry.
-        sent: bytes of blobs and manifest that were uploaded.
-        mounted: bytes of blobs that were taken over from another repository of the registry.
-        present: bytes of blobs that were there.
-        already: whether the name stood for this image before, so that nothing was done.
-    """
-
-    reference: str
-    digest: str
-    sent: int
-    mounted: int
-    present: int
-    already: bool
 
 
 class Pusher:
@@ -72,7 +53,7 @@ class Pusher:
         self._holders: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         self._sending: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
 
-    def push(self, image: Image, reference: RegistryReference) -> Pushed:
+    def push(self, image: Image, reference: RegistryReference) -> Delivered:
         """Push an image, as it is, under a tag; without a tag under its digest.
 
         Raises:
@@ -113,13 +94,13 @@ class Pusher:
         for client in clients:
             client.abort()
 
-    def _push(self, image: Image, reference: RegistryReference, stop: threading.Event) -> Pushed:
+    def _push(self, image: Image, reference: RegistryReference, stop: threading.Event) -> Delivered:
         client = self._client(reference)
         name = f"docker://{reference.name}" + (f":{reference.tag}" if reference.tag else "")
         which = reference.tag or image.digest
         if self._points_to(client, reference, which) == image.digest:
             present = sum(blob.size for blob in _blobs(image))
-            return Pushed(name, image.digest, 0, 0, present, True)
+            return Delivered(name, image.digest, 0, 0, present, True)
         bytes_by_outcome = {"sent": len(image.manifest), "mounted": 0, "present": 0}
         blobs = _blobs(image)
         with self._progress.task(
@@ -134,7 +115,7 @@ class Pusher:
             bytes_by_outcome[outcome] += blob.size
         self._put_manifest(client, reference, image, which)
         self._read_back(client, reference, image, which)
-        return Pushed(name, image.digest, **bytes_by_outcome, already=False)
+        return Delivered(name, image.digest, **bytes_by_outcome, already=False)
 
     def _client(self, reference: RegistryReference) -> RegistryClient:
         host = reference.host
