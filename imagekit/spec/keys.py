@@ -6,6 +6,7 @@ The parser takes the known and required keys and the numeric limits from here, t
 
 from typing import Any, NamedTuple
 
+from imagekit.runtime.launch import ROLES
 from imagekit.spec.base_values import VARIANTS
 from imagekit.spec.matrix import ATTESTATIONS, LIBOSES, LOG_LEVELS
 
@@ -16,6 +17,9 @@ PROFILES = ("strict", "compat")
 GRAMINE_VERSIONS = ("1.9", "1.3")
 """The Gramine releases whose manifests and measurement are known, newest first."""
 
+ATTESTATION_TYPES = ("EHSMAttestationService", "BigDLRemoteAttestationService")
+"""Kinds of attestation services that the launcher can ask, by BigDL's names."""
+
 _LEVELS = tuple(dict.fromkeys(level for levels in LOG_LEVELS.values() for level in levels))
 _SHA256 = "^[0-9a-fA-F]{64}$"
 
@@ -24,8 +28,8 @@ class Key(NamedTuple):
     """What one key takes."""
 
     kind: str
-    """``text``, ``integer``, ``boolean``, ``size``, ``mapping``, ``map`` (free names to text), or a
-    list: ``texts``, ``sizes``, ``mappings``."""
+    """``text``, ``integer``, ``boolean``, ``size``, ``mapping``, ``map`` (names of variables to
+    text), ``properties`` (dotted names to text), or a list: ``texts``, ``sizes``, ``mappings``."""
     text: str
     """What it means, in one sentence or two."""
     required: bool = False
@@ -186,6 +190,54 @@ KEYS: dict[str, Key] = {
     ),
     "launch.env": Key("map", "Environment, sealed into the manifest."),
     "launch.passthrough": Key("texts", "Variables whose value the host may choose."),
+    "launch.roles": Key(
+        "texts", "Roles that a container may be started with.", options=ROLES, least=1
+    ),
+    "launch.classes": Key("texts", "Main classes that the host may choose from."),
+    "launch.jars": Key("texts", "Jars of the image that the host may choose from.", pattern="^/"),
+    "launch.arguments": Key(
+        "text", "Regular expression for each argument of the job; without it there are none."
+    ),
+    "launch.conf": Key("properties", "Properties of Spark or Flink, sealed."),
+    "launch.conf_allowed": Key(
+        "properties",
+        "Properties that the host may set besides those that Spark and Flink on Kubernetes do: "
+        "name to regular expression.",
+    ),
+    "launch.attestation": Key("mapping", "What is sealed about attestation."),
+    "launch.attestation.required": Key(
+        "boolean", "No start without attestation, whatever the host says.", default=False
+    ),
+    "launch.attestation.type": Key("text", "Kind of service.", options=ATTESTATION_TYPES),
+    "launch.attestation.url": Key("text", "Address of the service, host:port."),
+    "launch.attestation.app_id": Key("text", "Tenant of the service."),
+    "launch.attestation.ca": Key(
+        "text", "File of PEM certificates that vouch for the service, relative to this file."
+    ),
+    "launch.attestation.pin_sha256": Key(
+        "text", "SHA-256 of the service's certificate.", pattern=_SHA256
+    ),
+    "launch.attestation.server_name": Key("text", "Name in the service's certificate."),
+    "launch.attestation.accept": Key(
+        "text",
+        "Results of a quote's verification that are taken besides 0, such as 0xa001,0xa008.",
+        pattern="^0[xX][0-9a-fA-F]{1,4}(,0[xX][0-9a-fA-F]{1,4})*$",
+    ),
+    "launch.attestation.local_data_key": Key(
+        "boolean", "A data key may come from a file of the host, who then knows it.", default=False
+    ),
+    "encrypted": Key("mappings", "Folders whose files are encrypted."),
+    "encrypted[].path": Key("text", "Folder inside.", True, pattern="^/"),
+    "encrypted[].host": Key(
+        "text",
+        "Folder of the container with the encrypted files; `path` if left out.",
+        pattern="^/",
+    ),
+    "encrypted[].key": Key(
+        "text",
+        "Name of the key; _sgx_mrenclave and _sgx_mrsigner are the CPU's own.",
+        default="sgx_data_key",
+    ),
     "paths": Key("mapping", "Where programs are in the base, if not where they are looked for."),
     "paths.java_home": Key("text", "Java.", pattern="^/"),
     "paths.spark_home": Key("text", "Spark.", pattern="^/"),

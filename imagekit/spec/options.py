@@ -41,6 +41,41 @@ class GramineOptions(NamedTuple):
     """Further template variables, sorted by name; true where the command line gives no value."""
 
 
+class AttestationOptions(NamedTuple):
+    """What is sealed about attestation (``launch.attestation:``)."""
+
+    required: bool = False
+    """Whether a start without attestation is refused, whatever the host says."""
+    type: str | None = None
+    """Kind of service, as ATTESTATION_TYPE."""
+    url: str | None = None
+    """Its address, as ATTESTATION_URL."""
+    app_id: str | None = None
+    """Tenant, as APP_ID."""
+    """Policy, as ATTESTATION_POLICYID."""
+    ca: Path | None = None
+    """File of PEM certificates that vouch for the service."""
+    pin_sha256: str | None = None
+    """SHA-256 of the service's certificate, hex."""
+    server_name: str | None = None
+    """Name in the service's certificate."""
+    accept: str | None = None
+    """Results of a quote's verification besides 0 that are taken, as ``0xa001,0xa008``."""
+    local_data_key: bool = False
+    """Whether a data key may come from a file of the host, who then knows it."""
+
+
+class EncryptedMount(NamedTuple):
+    """A folder whose files Gramine encrypts (``encrypted[]``)."""
+
+    path: str
+    """Where it is seen inside."""
+    host: str
+    """Where the encrypted files are in the container."""
+    key: str
+    """The key's name; ``_sgx_mrenclave`` and ``_sgx_mrsigner`` are the CPU's own."""
+
+
 class LaunchOptions(NamedTuple):
     """What runs inside under the strict profile (``launch:``)."""
 
@@ -50,6 +85,20 @@ class LaunchOptions(NamedTuple):
     """Variables with sealed values, sorted by name."""
     passthrough: tuple[str, ...] = ()
     """Variables whose value comes from the host, sorted."""
+    roles: tuple[str, ...] = ()
+    """Roles that a container may be started with."""
+    classes: tuple[str, ...] = ()
+    """Main classes that the host may choose from."""
+    jars: tuple[str, ...] = ()
+    """Absolute paths in the image of the jars that the host may choose from."""
+    arguments: str | None = None
+    """Regular expression that each argument of the job must match; None for no arguments."""
+    conf: tuple[tuple[str, str], ...] = ()
+    """Properties of the job with sealed values, sorted by name."""
+    conf_allowed: tuple[tuple[str, str], ...] = ()
+    """Properties that the host may set besides the usual ones, with patterns, sorted by name."""
+    attestation: AttestationOptions = AttestationOptions()
+    """What is sealed about attestation."""
 
 
 class PathOptions(NamedTuple):

@@ -16,6 +16,7 @@ from imagekit.spec.base import parse_base
 from imagekit.spec.base_values import BaseReference, BaseSpec
 from imagekit.spec.fields import Node, load_yaml, shown
 from imagekit.spec.keys import GRAMINE_VERSIONS, KEYS, PROFILES, SCHEMA, names, required
+from imagekit.spec.launch import parse_encrypted, parse_launch_options
 from imagekit.spec.matrix import (
     ATTESTATIONS,
     LIBOSES,
@@ -38,14 +39,15 @@ from imagekit.spec.names import (
 )
 from imagekit.spec.options import (
     EnclaveOptions,
+    EncryptedMount,
     GramineOptions,
     LaunchOptions,
     PathOptions,
     SigningOptions,
 )
+from imagekit.spec.readers import axis, host_path, inside_path, variables
 from imagekit.spec.sizes import epc_name, parse_epc
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(r"pass|secret|\bpin\b|token|credential", re.IGNORECASE)
 _T = TypeVar("_T")
 
@@ -74,6 +76,8 @@ class Project:
     trusted: tuple[str, ...] = ()
     """Further trusted files as Gramine URIs, ``file:/x`` or, for a folder, ``file:/x/``; in the
     order of the file."""
+    encrypted: tuple[EncryptedMount, ...] = ()
+    """Folders whose files are encrypted, in the order of the file."""
     cache: Path | None = None
     """Folder of the cache; None for the user's own."""
 
@@ -149,14 +153,22 @@ def parse_project(root: Node, path: Path) -> Project:
         enclave=_section(keys, "enclave", EnclaveOptions, _enclave),
         signing=_section(keys, "signing", SigningOptions, lambda n: _signing(n, folder)),
         gramine=_section(keys, "gramine", GramineOptions, lambda n: _gramine(n, folder)),
-        launch=_section(keys, "launch", LaunchOptions, lambda n: _launch(n, profile)),
+        launch=_section(
+            keys, "launch", LaunchOptions, lambda n: parse_launch_options(n, profile, folder)
+        ),
         paths=_section(keys, "paths", PathOptions, _paths),
         trusted=_trusted(keys["trusted"]) if "trusted" in keys else (),
-        cache=_host_path(keys["cache"], folder) if "cache" in keys else None,
+        encrypted=parse_encrypted(keys["encrypted"]) if "encrypted" in keys else (),
+        cache=host_path(keys["cache"], folder) if "cache" in keys else None,
     )
     if project.gramine.version == "1.3" and project.enclave.edmm:
         raise keys["enclave"].error(
             "edmm needs Gramine 1.4 or later, and gramine.version is 1.3", "set edmm: false"
+        )
+    if project.launch.attestation.required and "none" in project.matrix.attestation:
+        raise keys["launch"].error(
+            "attestation is required, and the matrix has cells without it",
+            "remove none from matrix.attestation, or required from launch.attestation",
         )
     for cell in project.cells:  # the longest name decides whether the stem is short enough
         try:
@@ -210,11 +222,11 @@ def _stem(node: Node) -> str:
 
 def _matrix(node: Node, libos: str) -> Matrix:
     keys = node.mapping(names("matrix"), required("matrix"))
-    axes: dict[str, Any] = {"epc": _axis(keys["epc"], _epc, epc_name)}
+    axes: dict[str, Any] = {"epc": axis(keys["epc"], _epc, epc_name)}
     if "log" in keys:
-        axes["log"] = _axis(keys["log"], lambda n: _log(n, libos), str)
+        axes["log"] = axis(keys["log"], lambda n: _log(n, libos), str)
     if "attestation" in keys:
-        axes["attestation"] = _axis(keys["attestation"], lambda n: n.choice(ATTESTATIONS), str)
+        axes["attestation"] = axis(keys["attestation"], lambda n: n.choice(ATTESTATIONS), str)
     excluded = keys["exclude"].sequence() if "exclude" in keys else ()
     matrix = Matrix(
         **axes,
@@ -234,21 +246,6 @@ def _placed(error: UsageError, nodes: list[Node]) -> UsageError:
         if error.problem.startswith(node.key):
             return UsageError(f"{node.file}:{node.line}: {error.problem}", error.hint)
     return nodes[-1].error(error.problem, error.hint)
-
-
-def _axis(
-    node: Node, parse: Callable[[Node], _T], show: Callable[[_T], str], minimum: int = 1
-) -> tuple[_T, ...]:
-    """Read a list without doubles."""
-    lines: dict[_T, int] = {}
-    for item in node.sequence(minimum=minimum):
-        value = parse(item)
-        if value in lines:
-            raise item.error(
-                f"{show(value)} given twice", f"it stands on line {lines[value]} already"
-            )
-        lines[value] = item.line
-    return tuple(lines)
 
 
 def _epc(node: Node) -> int:
@@ -313,100 +310,27 @@ def _signing(node: Node, folder: Path) -> SigningOptions:
             "only key files are supported by this version",
             "name a PEM file",
         )
-    return SigningOptions(_host_path(keys["key"], folder, "file:"))
+    return SigningOptions(host_path(keys["key"], folder, "file:"))
 
 
 def _gramine(node: Node, folder: Path) -> GramineOptions:
     keys = node.mapping(names("gramine"))
     return GramineOptions(
         version=keys["version"].choice(GRAMINE_VERSIONS) if "version" in keys else None,
-        template=_host_path(keys["template"], folder) if "template" in keys else None,
-        define=_variables(keys["define"]) if "define" in keys else (),
+        template=host_path(keys["template"], folder) if "template" in keys else None,
+        define=variables(keys["define"]) if "define" in keys else (),
     )
-
-
-def _launch(node: Node, profile: str) -> LaunchOptions:
-    keys = node.mapping(names("launch"))
-    if profile == "compat":
-        raise node.error(
-            "profile compat takes command and environment from the host",
-            'write "profile: strict", or remove this key',
-        )
-    launch = LaunchOptions(
-        command=_command(keys["command"]) if "command" in keys else (),
-        env=_variables(keys["env"]) if "env" in keys else (),
-        passthrough=_names(keys["passthrough"]) if "passthrough" in keys else (),
-    )
-    both = sorted({name for name, _ in launch.env} & set(launch.passthrough))
-    if both:
-        raise keys["passthrough"].error(
-            f"{both[0]} has a sealed value in launch.env", "name it in one of the two places"
-        )
-    return launch
-
-
-def _command(node: Node) -> tuple[str, ...]:
-    program, *arguments = node.sequence(minimum=1)
-    # Nothing looks along PATH inside: the manifest names the one program that is measured.
-    path = _inside(program, program.string(what="a program"))
-    return (path, *(item.string(empty=True) for item in arguments))
-
-
-def _variables(node: Node) -> tuple[tuple[str, str], ...]:
-    found = {}
-    for name, child in node.mapping().items():
-        _check_variable(child, name)
-        found[name] = child.string(empty=True)
-    return tuple(sorted(found.items()))
-
-
-def _names(node: Node) -> tuple[str, ...]:
-    found = _axis(node, lambda item: item.string(what="a variable name"), shown, 0)
-    for item in node.sequence():
-        _check_variable(item, item.raw)
-    return tuple(sorted(found))
-
-
-def _check_variable(node: Node, name: str) -> None:
-    if not _VARIABLE.fullmatch(name):
-        raise node.error(f"{shown(name)} is not a variable name", "use letters, digits and _ only")
 
 
 def _paths(node: Node) -> PathOptions:
     keys = node.mapping(names("paths"))
-    return PathOptions(**{name: _inside(child, child.string()) for name, child in keys.items()})
+    return PathOptions(**{name: inside_path(child, child.string()) for name, child in keys.items()})
 
 
 def _trusted(node: Node) -> tuple[str, ...]:
     def parse(item: Node) -> str:
         text = item.string(what="a path in the image").removeprefix("file:")
         slash = "/" if text.endswith("/") and text != "/" else ""
-        return f"file:{_inside(item, text.removesuffix('/') if slash else text)}{slash}"
+        return f"file:{inside_path(item, text.removesuffix('/') if slash else text)}{slash}"
 
-    return _axis(node, parse, shown, minimum=0)
-
-
-def _inside(node: Node, path: str) -> str:
-    """Check an absolute path in the image; a spelling with dots would be another key to Gramine."""
-    parts = path.split("/")
-    if parts[0] or len(parts) < 2 or any(p in {"", ".", ".."} for p in parts[1:]):
-        raise node.error(
-            f"{shown(path)} is not an absolute path in the image",
-            "begin with /, without . or .. or double slashes",
-        )
-    if not path.isprintable():
-        raise node.error(f"{shown(path)} holds characters that do not print", "rename the file")
-    return path
-
-
-def _host_path(node: Node, folder: Path, prefix: str = "") -> Path:
-    """Return a path on this machine: relative ones start from the project file's folder."""
-    text = node.string(what="a path").removeprefix(prefix)
-    if not text or not text.isprintable():
-        raise node.error(f"{shown(text)} is not a path", "name a file or folder")
-    try:
-        return folder / Path(text).expanduser()
-    except RuntimeError:
-        raise node.error(
-            f"{shown(text)}: the home folder is not known", "write the whole path"
-        ) from None
+    return axis(node, parse, shown, minimum=0)

@@ -15,6 +15,7 @@ _SIZE = r"^[ \t]*[0-9]+[ \t]*([gG]|[mM])([iI]?[bB]|[iI])?[ \t]*$"
 # Text may be written like a number (`tag: 2.5`): it is taken as it is written.
 _TEXT = ["string", "number"]
 _VARIABLE = "^[A-Za-z_][A-Za-z0-9_]*$"
+_PROPERTY = "^[A-Za-z$][A-Za-z0-9._$/-]*$"
 
 # What the table cannot say: keys that exclude each other.
 _EXTRA: dict[str, dict[str, Any]] = {
@@ -68,10 +69,10 @@ def _value(path: str) -> dict[str, Any]:
         found |= _mapping(path)
         if path == "base.sources[].signed_by":
             found["type"] = ["object", "string"]  # a text alone is its path
-    elif key.kind == "map":
+    elif key.kind in {"map", "properties"}:
         found |= {
             "type": "object",
-            "propertyNames": {"pattern": _VARIABLE},
+            "propertyNames": {"pattern": _VARIABLE if key.kind == "map" else _PROPERTY},
             "additionalProperties": {"type": _TEXT},
         }
     elif key.kind in {"texts", "sizes", "mappings"}:

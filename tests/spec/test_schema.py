@@ -115,6 +115,8 @@ MAPPINGS = {
     "signing": "signing: {zzzzz: 1}",
     "gramine": "gramine: {zzzzz: 1}",
     "launch": "launch: {zzzzz: 1}",
+    "launch.attestation": "launch: {attestation: {zzzzz: 1}}",
+    "encrypted[]": "encrypted: [{path: /a, zzzzz: 1}]",
     "paths": "paths: {zzzzz: 1}",
 }
 
