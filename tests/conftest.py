@@ -8,9 +8,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from engine_parts import *  # noqa: F403 - fixtures
 from registry_parts import *  # noqa: F403 - fixtures
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile(
+    "imagekit",
+    hypothesis.settings.default,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("imagekit")
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -13,7 +13,7 @@ from imagekit.images.store import BlobStore
 from imagekit.release.configuration import Rendered
 from imagekit.release.discover import Base
 from imagekit.release.signing import SignedEnclave, measure_and_sign
-from imagekit.runtime.files import ENTRYPOINT
+from imagekit.runtime.paths import ENTRYPOINT
 from imagekit.signing.signer import Signer
 from imagekit.spec.keys import PROFILES
 from imagekit.spec.matrix import Cell

@@ -15,27 +15,16 @@ from imagekit.errors import ImagekitError, InputError, UsageError
 from imagekit.images.layers import LayerFile
 from imagekit.images.rootfs import Rootfs
 from imagekit.release.discover import Base
+from imagekit.release.launching import ARCH_LIBDIR, runtime_layer_files, sealed_environment
 from imagekit.release.signing import check_before_signing
 from imagekit.render.manifest import Expansions, complete_manifest
 from imagekit.render.templates import render_text, template_folder
-from imagekit.runtime.files import (
-    APP,
-    LAUNCH_SPEC,
-    LAUNCHER,
-    runtime_files,
-    secured_argvs,
-)
-from imagekit.runtime.launch import launch_spec
+from imagekit.runtime.paths import APP, LAUNCHER
+from imagekit.runtime.place import SIZE_VARIABLE
+from imagekit.runtime.request import VARIABLE as REQUEST_VARIABLE
 from imagekit.spec.matrix import Cell
 from imagekit.spec.project import Project
 from imagekit.spec.sizes import gramine_size
-
-SECURED_ARGVS = "/ppml/secured_argvs"
-
-PASSTHROUGH_PATTERN = r"[\x20-\x7e]*"
-"""What a passed-through variable may hold: printable ASCII on one line."""
-
-_ARCH_LIBDIR = "/usr/lib/x86_64-linux-gnu"
 
 
 @dataclass(frozen=True)
@@ -99,58 +88,6 @@ class Rendered:
     warnings: tuple[Finding, ...]
 
 
-def sealed_environment(base: Base, project: Project) -> dict[str, str]:
-    """Give the sealed command's environment: defaults for what the base has, then the file's."""
-    libraries = ["/lib", _ARCH_LIBDIR] + ([f"{base.java_home}/lib"] if base.java_home else [])
-    env = {
-        "PATH": "/usr/bin:/bin",
-        "HOME": "/tmp",  # noqa: S108 - inside the enclave, where it is a private tmpfs
-        "LANG": "C.UTF-8",
-        "MALLOC_ARENA_MAX": "4",
-        "LD_LIBRARY_PATH": ":".join(libraries),
-    }
-    if base.java_home:
-        env["JAVA_HOME"] = base.java_home
-    if base.spark_home:
-        env |= {"SPARK_HOME": base.spark_home, "SPARK_LOCAL_IP": "127.0.0.1"}
-    if base.flink_home:
-        env["FLINK_HOME"] = base.flink_home
-    env |= dict(project.launch.env)
-    return {name: value for name, value in env.items() if name not in project.launch.passthrough}
-
-
-def runtime_layer_files(base: Base, project: Project) -> tuple[LayerFile, ...]:
-    """Give the launcher, the doors and what the profile seals: the same in all cells of a project.
-
-    Raises:
-        UsageError: profile strict without a command.
-    """
-    files = [
-        LayerFile(path, data, mode) for path, (data, mode) in runtime_files(base.python).items()
-    ]
-    if project.profile == "strict":
-        command = project.launch.command
-        if not command:
-            raise UsageError(
-                f"{project.path}: launch.command: profile strict seals a command; none is given",
-                'write launch: {command: [/usr/bin/java, …]}, or take "profile: compat"',
-            )
-        if base.rootfs.kind(command[0]) != "file":
-            raise InputError(
-                f"{project.path}: launch.command: {command[0]} is not in the base",
-                "give the program's absolute path inside the image",
-            )
-        spec = launch_spec(
-            command,
-            sealed_environment(base, project),
-            dict.fromkeys(project.launch.passthrough, PASSTHROUGH_PATTERN),
-        )
-        files.append(LayerFile(LAUNCH_SPEC, spec))
-    elif base.release is GRAMINE_1_3 and base.rootfs.kind(SECURED_ARGVS) is None:
-        files.append(LayerFile(SECURED_ARGVS, secured_argvs()))
-    return tuple(files)
-
-
 def _template(base: Base, project: Project) -> tuple[str, str]:
     """Text and name of the manifest template."""
     if project.gramine.template is not None:
@@ -185,7 +122,7 @@ def template_variables(base: Base, project: Project, cell: Cell) -> dict[str, An
         "attestation": cell.attestation,
         "isv_prod_id": project.enclave.isv_prod_id,
         "isv_svn": project.enclave.isv_svn,
-        "arch_libdir": _ARCH_LIBDIR,
+        "arch_libdir": ARCH_LIBDIR,
         "execdir": "/usr/bin",
         "python": base.python,
         "python_lib": base.python_lib,
@@ -197,10 +134,18 @@ def template_variables(base: Base, project: Project, cell: Cell) -> dict[str, An
         "launcher": LAUNCHER,
         "app": APP,
         "argv": list(project.launch.command),
-        "env": sealed_environment(base, project) if strict else {},
-        "passthrough": list(project.launch.passthrough),
+        "env": {
+            **sealed_environment(base, project),
+            SIZE_VARIABLE: gramine_size(cell.epc),
+        }
+        if strict
+        else {},
+        "passthrough": [REQUEST_VARIABLE, *project.launch.passthrough],
         "trusted": list(project.trusted),
-        "encrypted": [],
+        "encrypted": [
+            {"path": mount.path, "uri": f"file:{mount.host}", "key_name": mount.key}
+            for mount in project.encrypted
+        ],
     }
 
 

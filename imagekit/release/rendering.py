@@ -31,7 +31,7 @@ from imagekit.release.pipeline import build_epoch
 from imagekit.release.plans import BASE
 from imagekit.release.signing import SignedEnclave
 from imagekit.render.dockerfile import CellImage, cell_dockerfile, dockerignore
-from imagekit.runtime.files import ENTRYPOINT
+from imagekit.runtime.paths import ENTRYPOINT
 from imagekit.signing.signer import Signer
 from imagekit.spec.base_values import BaseReference, BaseSpec
 from imagekit.spec.matrix import Cell

@@ -25,7 +25,7 @@ from imagekit.release.lock import read_lock
 from imagekit.release.signing import check_before_signing
 from imagekit.render.manifest import complete_manifest, trusted_hashes
 from imagekit.render.toml_text import parse_toml
-from imagekit.runtime.files import ENTRYPOINT, FLINK_ENTRYPOINT
+from imagekit.runtime.paths import ENTRYPOINT, FLINK_ENTRYPOINT
 from imagekit.spec.matrix import Cell
 from imagekit.spec.names import parse_image_name
 from imagekit.spec.sizes import epc_name

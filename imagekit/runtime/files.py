@@ -1,4 +1,4 @@
-"""The runtime's files as they stand in an image: zipapp, doors, small system files.
+"""The runtime's own files as they stand in an image: zipapp, doors, small system files.
 
 Runs on the building side. All bytes depend on this package's own source alone.
 """
@@ -10,14 +10,10 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-APP = "/opt/imagekit"
-LAUNCHER = f"{APP}/launcher.pyz"
-LAUNCH_SPEC = f"{APP}/launch.json"
-ENTRYPOINT = "/opt/entrypoint.sh"
-FLINK_ENTRYPOINT = "/opt/flink-entrypoint.sh"
+from imagekit.runtime.paths import APP, ENTRYPOINT, FLINK_ENTRYPOINT, LAUNCHER
 
 _PACKAGE = "imagekit_runtime"
-_MODULES = ("inside.py", "launch.py", "main.py", "outside.py")
+_BUILDING_SIDE = ("__init__.py", "files.py")
 _MAIN = f"import sys\n\nfrom {_PACKAGE}.main import main\n\nsys.exit(main(sys.argv))\n"
 _FIRST_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can hold
 
@@ -41,7 +37,8 @@ def build_zipapp() -> bytes:
     fixed date, mode and origin.
     """
     source = Path(__file__).parent
-    entries = {f"{_PACKAGE}/{name}": (source / name).read_bytes() for name in _MODULES}
+    modules = [path for path in source.glob("*.py") if path.name not in _BUILDING_SIDE]
+    entries = {f"{_PACKAGE}/{path.name}": path.read_bytes() for path in modules}
     entries[f"{_PACKAGE}/__init__.py"] = b""
     entries["__main__.py"] = _MAIN.encode()
     return pack(entries)

@@ -15,6 +15,7 @@ import sys
 from typing import Sequence  # noqa: UP035 - Python 3.8
 
 from . import inside
+from .stop import REFUSED, Stop
 
 
 def main(argv: Sequence[str]) -> int:
@@ -25,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
             beside the zipapp.
 
     Returns:
-        Exit code: 2 refused, 3 something missing or unusable.
+        Exit code, one of :mod:`.stop`.
     """
     spec_path = os.path.join(os.path.dirname(os.path.abspath(argv[0])), "launch.json")
     try:
@@ -36,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
 
             outside.start(argv[2:], spec_path, outside.Places())
         else:
-            raise inside.Stop(inside.REFUSED, "the launcher takes no arguments")
-    except inside.Stop as stop:
+            raise Stop(REFUSED, "the launcher takes no arguments")
+    except Stop as stop:
         print(f"imagekit: error: {stop.line}", file=sys.stderr)
         return stop.code

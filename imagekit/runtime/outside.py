@@ -1,34 +1,40 @@
-"""What the container's entry point runs, outside the enclave: start Gramine, or the bare command.
+"""What the container's entry point runs, outside the enclave: start Gramine, or the bare program.
 
-Everything here is in the host's hands; it decides nothing that security rests on. It checks what is
-needed and says in one line what is missing, then replaces itself by the next program, so signals
-and exit codes pass.
+Everything here is in the host's hands; it decides nothing that security rests on. It gathers what
+the container was asked for, checks what is needed, says in one line what is missing, and replaces
+itself by the next program. Where it is process 1 of the container it does the duties of one first
+(:mod:`.init`).
 
 | started with | what happens |
 |---|---|
-| no arguments, ``SGX_ENABLED=true`` | ``gramine-sgx bash`` in ``/ppml`` |
+| a role or nothing, ``SGX_ENABLED=true`` | ``gramine-sgx bash`` in ``/ppml`` |
 | the same and ``SGX_MODE=direct`` | ``gramine-direct bash`` in ``/ppml``: no enclave, development |
-| no arguments, ``SGX_ENABLED=false`` | the sealed command, natively, by the launcher's own rules |
-| a command | that command, outside the enclave |
+| a role or nothing, ``SGX_ENABLED=false`` | the same program natively, by the launcher's own rules |
+| anything else | that command, outside the enclave |
+
+In the strict profile the request goes in as one variable and the launcher inside decides. In the
+compat profile the manifest runs ``$sgx_command``, as BigDL's images do: the launcher, unless the
+host sets the variable itself.
 
 Python 3.8, standard library, nothing else of this package.
 """
 
-# Loading pathlib costs start-up time in an enclave.
-# ruff: noqa: PTH113, PTH116, PTH118
+# Loading pathlib costs start-up time.
+# ruff: noqa: PTH113, PTH116, PTH118, PTH123
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import sys
 from typing import Mapping, NamedTuple, NoReturn, Sequence  # noqa: UP035 - Python 3.8
 
-from . import inside
-from .inside import REFUSED, UNUSABLE, Stop
-
-ROLES = ("driver", "driver-py", "driver-r", "executor")
-"""Words that Spark on Kubernetes starts a container with; no command has these names."""
+from . import gather, init, inside, qcnl
+from .launch import Launch
+from .place import SIZE_VARIABLE
+from .request import VARIABLE, Request, write_request
+from .stop import REFUSED, UNUSABLE, Stop
 
 
 class Places(NamedTuple):
@@ -38,76 +44,114 @@ class Places(NamedTuple):
         folder: where manifest and signature are, and where Gramine is started.
         name: the manifest's name without suffixes.
         devices: SGX device files, any of which will do.
+        provision: device files for keys that quoting needs, any of which will do.
+        aesm: socket of the service that makes quotes.
+        qcnl: configuration of Intel's quote provider library.
+        temporary: folder that everybody may write to.
     """
 
     folder: str = "/ppml"
     name: str = "bash"
     devices: tuple[str, ...] = ("/dev/sgx_enclave", "/dev/sgx/enclave")
+    provision: tuple[str, ...] = ("/dev/sgx_provision", "/dev/sgx/provision")
+    aesm: str = "/var/run/aesmd/aesm.socket"
+    qcnl: str = qcnl.DEFAULT_PATH
+    temporary: str = "/tmp"  # noqa: S108 - outside there is no other place
 
 
 class Plan(NamedTuple):
     """What to do next.
 
     Attributes:
-        program: path of the program to become; None for the sealed command, natively.
+        program: path of the program to become; None for the launcher itself, natively.
         argv: its arguments, its own name first.
         folder: working folder to change to, None to stay.
-        note: line to print before.
+        env: variables to add.
+        notes: lines to print before; no values of variables in them.
     """
 
     program: str | None
     argv: tuple[str, ...]
     folder: str | None
-    note: str
+    env: dict[str, str]
+    notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """Without the environment, which may hold secrets."""
+        return f"Plan({self.program!r}, {self.argv!r}, notes={self.notes!r})"
 
 
-def decide(arguments: Sequence[str], env: Mapping[str, str], places: Places) -> Plan:
-    """Decide what to do; touches nothing, looks at files only.
+def decide(
+    arguments: Sequence[str], env: Mapping[str, str], places: Places, spec_path: str
+) -> Plan:
+    """Decide what to do; reads files, changes nothing.
 
     Args:
         arguments: of the container.
         env: of the container.
         places: where things stand.
+        spec_path: ``launch.json``; the launcher is beside it.
 
     Raises:
         Stop: an unusable value, or something that is needed is missing.
     """
-    if arguments:
+    found = gather.role_of(arguments)
+    if found is None:
         return _given(arguments, env)
-    enabled = env.get("SGX_ENABLED")
-    if enabled == "false":
-        return Plan(None, (), None, "SGX_ENABLED=false: the sealed command runs without an enclave")
-    if enabled != "true":
-        state = "is not set" if enabled is None else "is neither"
-        raise Stop(REFUSED, f'SGX_ENABLED {state}: set it to "true" or "false"')
+    role, args = found
+    spec = inside.read_launch(spec_path)
+    request = gather.gather(role, args, env, spec)
+    if not _enabled(request, env):
+        notes = _notes(spec, role, "without an enclave, unprotected")
+        return Plan(None, (), None, _packed(request), notes)
     mode = env.get("SGX_MODE") or "sgx"
+    if mode not in ("sgx", "direct"):
+        raise Stop(REFUSED, 'SGX_MODE is neither "sgx" nor "direct"')
     if mode == "direct":
         _need(places, ".manifest")
-        note = "SGX_MODE=direct: Gramine without an enclave, the host sees all memory"
-        return _gramine("gramine-direct", env, places, note)
-    if mode != "sgx":
-        raise Stop(REFUSED, 'SGX_MODE is neither "sgx" nor "direct"')
+        notes = _notes(spec, role, "under Gramine without an enclave: the host sees all memory")
+        return _gramine("gramine-direct", request, env, spec, spec_path, places, notes)
     _need(places, ".manifest.sgx")
     _need(places, ".sig")
-    if not any(_is_device(path) for path in places.devices):
-        raise Stop(
-            UNUSABLE,
-            f"no SGX device: neither {' nor '.join(places.devices)} is there; give the container "
-            "the device, or set SGX_ENABLED=false",
-        )
-    note = f"starting the enclave of {places.folder}/{places.name}.manifest.sgx"
-    return _gramine("gramine-sgx", env, places, note)
+    _need_devices(request, spec, places)
+    notes = _notes(spec, role, f"in the enclave of {places.folder}/{places.name}.manifest.sgx")
+    return _gramine("gramine-sgx", request, env, spec, spec_path, places, notes)
 
 
 def _given(arguments: Sequence[str], env: Mapping[str, str]) -> Plan:
     word = arguments[0]
-    if word in ROLES:
-        raise Stop(REFUSED, f"the role {word} is not part of this image: its command is sealed")
     program = word if "/" in word else shutil.which(word, path=env.get("PATH"))
     if not program:
-        raise Stop(UNUSABLE, "the given command is not on PATH")
+        raise Stop(UNUSABLE, "the given command is neither a role nor on PATH")
     note = "a command was given: it runs outside the enclave"
-    return Plan(program, tuple(arguments), None, note)
+    return Plan(program, tuple(arguments), None, {}, (note,))
+
+
+def _enabled(request: Request, env: Mapping[str, str]) -> bool:
+    """SGX_ENABLED, or what the job's own properties say where it is not set."""
+    value = env.get("SGX_ENABLED")
+    if value is None:
+        for name in ("spark.kubernetes.sgx.enabled", "kubernetes.sgx.enabled"):
+            value = request.conf.get(name, value)
+    if value not in ("true", "false"):
+        state = "is not set" if value is None else "is neither"
+        raise Stop(REFUSED, f'SGX_ENABLED {state}: set it to "true" or "false"')
+    return value == "true"
+
+
+def _notes(spec: Launch, role: str, how: str) -> tuple[str, ...]:
+    what = f"role {role}" if role else "the sealed command"
+    notes = [f"{what} {how}"]
+    if spec.profile == "compat":
+        notes.append("profile compat: the host chooses the command, the environment and the files")
+    return tuple(notes)
+
+
+def _packed(request: Request) -> dict[str, str]:
+    try:
+        return {VARIABLE: write_request(*request)}
+    except ValueError as error:
+        raise Stop(REFUSED, str(error)) from None
 
 
 def _need(places: Places, suffix: str) -> None:
@@ -116,11 +160,63 @@ def _need(places: Places, suffix: str) -> None:
         raise Stop(UNUSABLE, f"{path} is missing: this is a base, or not signed")
 
 
-def _gramine(program: str, env: Mapping[str, str], places: Places, note: str) -> Plan:
+def _need_devices(request: Request, spec: Launch, places: Places) -> None:
+    if not any(_is_device(path) for path in places.devices):
+        raise Stop(
+            UNUSABLE,
+            f"no SGX device: neither {' nor '.join(places.devices)} is there; give the container "
+            "the device, or set SGX_ENABLED=false",
+        )
+    from . import attest
+
+    if not attest.wanted(request.env, spec.attestation):
+        return
+    if not any(_is_device(path) for path in places.provision):
+        raise Stop(
+            UNUSABLE,
+            f"attestation needs a device: neither {' nor '.join(places.provision)} is there",
+        )
+    if not os.path.exists(places.aesm):  # noqa: PTH110
+        raise Stop(UNUSABLE, f"attestation needs the service aesmd: {places.aesm} is missing")
+
+
+def _gramine(
+    program: str,
+    request: Request,
+    env: Mapping[str, str],
+    spec: Launch,
+    spec_path: str,
+    places: Places,
+    notes: tuple[str, ...],
+) -> Plan:
     path = shutil.which(program, path=env.get("PATH"))
     if not path:
         raise Stop(UNUSABLE, f"{program} is not on PATH: Gramine is not installed in this image")
-    return Plan(path, (program, places.name), places.folder, note)
+    added = _packed(request)
+    if spec.profile == "compat":
+        own = env.get("sgx_command")
+        if own and not request.role:
+            added = {}
+            notes = (*notes, "sgx_command is set by the host: it runs as it is")
+        elif not request.role and not spec.argv:
+            raise Stop(REFUSED, "nothing to run: give a role or set sgx_command (profile compat)")
+        else:
+            added["sgx_command"] = f"{sys.executable} -I {_launcher(spec_path)}"
+            added.update(_size(places, program))
+    return Plan(path, (program, places.name), places.folder, added, notes)
+
+
+def _launcher(spec_path: str) -> str:
+    return os.path.join(os.path.dirname(spec_path), "launcher.pyz")  # noqa: PTH120
+
+
+def _size(places: Places, program: str) -> dict[str, str]:
+    """The enclave's size for the launcher; a strict manifest seals it, this one knows nothing."""
+    suffix = ".manifest.sgx" if program == "gramine-sgx" else ".manifest"
+    path = os.path.join(places.folder, places.name + suffix)
+    with open(path, encoding="utf-8", errors="replace") as file:
+        found = re.search(r'^(?:sgx\.)?enclave_size = "([0-9]+[MG])"$', file.read(), re.MULTILINE)
+    return {SIZE_VARIABLE: found[1]} if found else {}
 
 
 def _is_device(path: str) -> bool:
@@ -135,19 +231,29 @@ def start(arguments: Sequence[str], spec_path: str, places: Places) -> NoReturn:
 
     Args:
         arguments: of the container.
-        spec_path: ``launch.json``, for the native run.
+        spec_path: ``launch.json``.
         places: where things stand.
 
     Raises:
         Stop: something is missing or cannot be started.
     """
-    plan = decide(arguments, os.environ, places)
-    print(f"imagekit: {plan.note}", file=sys.stderr)
+    env = dict(os.environ)
+    plan = decide(arguments, env, places, spec_path)
+    written = qcnl.write_qcnl(env, places.qcnl, places.temporary) if plan.env else None
+    for note in plan.notes:
+        print(f"imagekit: {note}", file=sys.stderr)
+    if written is not None:
+        print(f"imagekit: PCCS_URL written to {written}", file=sys.stderr)
+    sys.stderr.flush()
+    env.update(plan.env)
+    encoded = {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
+    if os.getpid() == 1:
+        init.supervise()
     if plan.program is None:
-        inside.run(spec_path, os.environb)
+        inside.run(spec_path, encoded)
     if plan.folder is not None:
         try:
             os.chdir(plan.folder)
         except OSError as error:
             raise Stop(UNUSABLE, f"{plan.folder}: {error.strerror}") from None
-    inside.become(plan.program, plan.argv, os.environb)
+    inside.become(plan.program, plan.argv, encoded)

@@ -1,0 +1,229 @@
+"""What starts in an image: the launcher, and what ``launch.json`` seals for it.
+
+The same in all cells of a project, so it is made once.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from imagekit.enclave.releases import GRAMINE_1_3
+from imagekit.errors import InputError, UsageError
+from imagekit.images.layers import LayerFile
+from imagekit.images.rootfs import Rootfs
+from imagekit.release.discover import Base
+from imagekit.release.runtimes import find_flink, find_java, find_spark
+from imagekit.render.templates import template_folder
+from imagekit.runtime.files import runtime_files, secured_argvs
+from imagekit.runtime.launch import FLINK_ROLES, SPARK_ROLES, Java, Product, launch_spec
+from imagekit.runtime.paths import LAUNCH_SPEC, LOG_FOLDER, NO_FORK_JAR
+from imagekit.spec.options import AttestationOptions
+from imagekit.spec.project import Project
+
+ARCH_LIBDIR = "/usr/lib/x86_64-linux-gnu"
+SECURED_ARGVS = "/ppml/secured_argvs"
+
+PASSTHROUGH_PATTERN = r"[\x20-\x7e]*"
+"""What a passed-through variable may hold: printable ASCII on one line."""
+
+_LONGEST_CA = 1 << 18
+
+
+@dataclass(frozen=True)
+class Products:
+    """What a base has to run jobs with; None where it has not, or does not say which."""
+
+    java: Java | None
+    spark: Product | None
+    flink: Product | None
+
+
+def find_products(base: Base) -> Products:
+    """Look for Java, Spark and Flink."""
+    rootfs = base.rootfs
+    return Products(
+        find_java(rootfs, base.java_home),
+        find_spark(rootfs, base.spark_home),
+        find_flink(rootfs, base.flink_home),
+    )
+
+
+def sealed_environment(base: Base, project: Project) -> dict[str, str]:
+    """Give the sealed environment: defaults for what the base has, then the project file's."""
+    libraries = ["/lib", ARCH_LIBDIR] + ([f"{base.java_home}/lib"] if base.java_home else [])
+    env = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": "/tmp",  # noqa: S108 - inside the enclave, where it is a private tmpfs
+        "LANG": "C.UTF-8",
+        "MALLOC_ARENA_MAX": "4",
+        "LD_LIBRARY_PATH": ":".join(libraries),
+    }
+    if base.java_home:
+        env["JAVA_HOME"] = base.java_home
+    if base.spark_home:
+        env |= {"SPARK_HOME": base.spark_home, "SPARK_LOCAL_IP": "127.0.0.1"}
+    if base.flink_home:
+        env["FLINK_HOME"] = base.flink_home
+    env |= dict(project.launch.env)
+    return {name: value for name, value in env.items() if name not in project.launch.passthrough}
+
+
+def runtime_layer_files(base: Base, project: Project) -> tuple[LayerFile, ...]:
+    """Give the launcher, the doors, and what the profile seals.
+
+    Raises:
+        UsageError: profile strict with nothing to run.
+        InputError: the base lacks something that the project file names.
+    """
+    products = find_products(base)
+    files = [
+        LayerFile(path, data, mode) for path, (data, mode) in runtime_files(base.python).items()
+    ]
+    files += _java_files(products)
+    if project.profile == "strict":
+        _check_launch(base, project, products)
+        files.append(LayerFile(LAUNCH_SPEC, _strict_spec(base, project, products)))
+    else:
+        files.append(LayerFile(LAUNCH_SPEC, _compat_spec(project, products)))
+        if base.release is GRAMINE_1_3 and base.rootfs.kind(SECURED_ARGVS) is None:
+            files.append(LayerFile(SECURED_ARGVS, secured_argvs()))
+    files += _encrypted_folders(base.rootfs, project)
+    return tuple(files)
+
+
+def _java_files(products: Products) -> list[LayerFile]:
+    """What JVMs need beside the launcher; nothing in an image without Spark and Flink."""
+    folder = template_folder("java")
+    files = []
+    if products.spark is not None:
+        files.append(LayerFile(NO_FORK_JAR, (folder / "no-fork.jar").read_bytes()))
+    for name, product in (("spark", products.spark), ("flink", products.flink)):
+        if product is not None:
+            files += [
+                LayerFile(f"{LOG_FOLDER}/{name}/{path.name}", path.read_bytes())
+                for path in sorted((folder / "log" / name).iterdir())
+            ]
+    return files
+
+
+def _encrypted_folders(rootfs: Rootfs, project: Project) -> list[LayerFile]:
+    """The folders of the encrypted files, which Gramine does not make."""
+    return [
+        LayerFile(mount.host, directory=True, mode=0o700)
+        for mount in project.encrypted
+        if rootfs.kind(mount.host) is None
+    ]
+
+
+def _strict_spec(base: Base, project: Project, products: Products) -> bytes:
+    launch = project.launch
+    return launch_spec(
+        launch.command,
+        sealed_environment(base, project),
+        dict.fromkeys(launch.passthrough, PASSTHROUGH_PATTERN),
+        profile="strict",
+        roles=list(launch.roles),
+        classes=list(launch.classes),
+        jars=list(launch.jars),
+        arguments=launch.arguments,
+        conf=dict(launch.conf),
+        conf_allowed=dict(launch.conf_allowed),
+        attestation={
+            "required": launch.attestation.required,
+            "settings": _settings(launch.attestation, project),
+        },
+        **_facts(project, products),
+    )
+
+
+def _compat_spec(project: Project, products: Products) -> bytes:
+    """Nothing in it is sealed: this profile's manifest takes the file from the host."""
+    return launch_spec(profile="compat", **_facts(project, products))
+
+
+def _facts(project: Project, products: Products) -> dict[str, Any]:
+    def fields(value: Java | Product | None) -> dict[str, Any] | None:
+        return None if value is None else value._asdict()
+
+    mounts = [{"path": mount.path, "key_name": mount.key} for mount in project.encrypted]
+    if project.profile == "compat":  # what its manifest template has of its own
+        mounts = [
+            {"path": "/ppml/encrypted-fs", "key_name": "_sgx_mrsigner"},
+            {"path": "/ppml/encrypted-fsd", "key_name": "sgx_data_key"},
+            *mounts,
+        ]
+    return {
+        "java": fields(products.java),
+        "spark": fields(products.spark),
+        "flink": fields(products.flink),
+        "encrypted": mounts,
+    }
+
+
+def _settings(options: AttestationOptions, project: Project) -> dict[str, str]:
+    """The sealed variables of attestation and storage."""
+    values = {
+        "ATTESTATION_TYPE": options.type,
+        "ATTESTATION_URL": options.url,
+        "APP_ID": options.app_id,
+        "ATTESTATION_CA": _certificates(options, project),
+        "ATTESTATION_PIN_SHA256": options.pin_sha256,
+        "ATTESTATION_SERVER_NAME": options.server_name,
+        "ATTESTATION_ACCEPT": options.accept,
+        "ALLOW_LOCAL_DATA_KEY": "true" if options.local_data_key else None,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _certificates(options: AttestationOptions, project: Project) -> str | None:
+    if options.ca is None:
+        return None
+    where = f"{project.path}: launch.attestation.ca: {options.ca}"
+    try:
+        text = options.ca.read_text("ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not PEM text"
+        raise InputError(f"{where}: {reason}", "name a file of PEM certificates") from None
+    if "-----BEGIN CERTIFICATE-----" not in text or len(text) > _LONGEST_CA:
+        raise InputError(f"{where}: no PEM certificates", "name a file of PEM certificates")
+    if "PRIVATE KEY" in text:
+        raise InputError(f"{where}: holds a private key", "name a file of certificates alone")
+    return text
+
+
+def _check_launch(base: Base, project: Project, products: Products) -> None:
+    """Refuse what could never start."""
+    launch, where = project.launch, project.path
+    if not launch.command and not launch.roles:
+        raise UsageError(
+            f"{where}: launch.command: profile strict seals what runs; nothing is given",
+            "write launch: {roles: [thrift]} or launch: {command: [/usr/bin/java, …]}, or take "
+            '"profile: compat"',
+        )
+    if launch.command and base.rootfs.kind(launch.command[0]) != "file":
+        raise InputError(
+            f"{where}: launch.command: {launch.command[0]} is not in the base",
+            "give the program's absolute path inside the image",
+        )
+    for jar in launch.jars:
+        if base.rootfs.kind(jar) != "file":
+            raise InputError(
+                f"{where}: launch.jars: {jar} is not in the base",
+                "give the jar's absolute path inside the image, or add it to the base",
+            )
+    for role in launch.roles:
+        _check_role(role, project, products)
+
+
+def _check_role(role: str, project: Project, products: Products) -> None:
+    needed: list[tuple[str, object, str]] = [("Java", products.java, "paths.java_home")]
+    if role in SPARK_ROLES:
+        needed.append(("Spark", products.spark, "paths.spark_home"))
+    if role in FLINK_ROLES:
+        needed.append(("Flink", products.flink, "paths.flink_home"))
+    for name, found, key in needed:
+        if found is None:
+            raise InputError(
+                f"{project.path}: launch.roles: {role} needs {name}, and the base has none whose "
+                "version is known",
+                f"add {name} to the base, or say where it is in {key}",
+            )

@@ -1,0 +1,159 @@
+"""Make the launch request: gather what a container was started with.
+
+Runs outside the enclave. What it leaves out never gets in; what it takes along is checked inside.
+
+Python 3.8, standard library, nothing else of this package.
+"""
+
+# ruff: noqa: PTH113, PTH118, PTH123
+from __future__ import annotations
+
+import base64
+import os
+import re
+from typing import Mapping, Sequence  # noqa: UP035 - Python 3.8
+
+from . import flink, flink_conf, properties
+from .launch import FLINK_ROLES, SPARK_ROLES, Launch
+from .request import Request
+from .stop import REFUSED, UNUSABLE, Stop
+
+LONGEST_FILE = 1 << 20
+"""Bytes of a properties file."""
+KEY_FILES = ("LOCAL_DATA_KEY", "EHSM_PRIMARY_KEY", "EHSM_DATA_KEY")
+"""Variables with the path of a small file, whose content goes in as ``…_DATA`` in base64."""
+
+_SERVICES = (
+    *("APP_ID", "API_KEY", "QUOTE_TYPE", "CHALLENGE", "REPORT_DATA", "ENCRYPTED_FSD"),
+    *("USING_LOCAL_DATA_KEY", "MALLOC_ARENA_MAX", "TF_MKL_ALLOC_MAX_BYTES"),
+    *("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "LD_AUDIT", "LD_PRELOAD"),
+    *("SPARK_SUBMIT_OPTS", "sgx_command"),
+)
+_SERVICE_PREFIXES = ("ATTESTATION", "EHSM_", "LOCAL_DATA_KEY")
+_ROLE_PREFIXES = {
+    **dict.fromkeys(SPARK_ROLES, ("SPARK_", "SGX_", "_SPARK_")),
+    **dict.fromkeys(FLINK_ROLES, ("FLINK_", "SGX_", "_FLINK_", "_POD_", "JOB_MANAGER_")),
+}
+_ROLE_NAMES = ("NETTY_THREAD", "LOCAL_IP", "JVM_ARGS")
+_HOMES = ("SPARK_HOME", "FLINK_HOME", "JAVA_HOME")
+"""What the image itself says, and launch.json says better."""
+
+# What Kubernetes adds for each service of the namespace; a service may well be called spark-…
+_SERVICE_LINK = re.compile(r".+_(SERVICE_(HOST|PORT(_.+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_.+)?)?)")
+
+_CONF_OPTION = "--properties-file"
+
+
+def role_of(arguments: Sequence[str]) -> tuple[str, tuple[str, ...]] | None:
+    """Give role and arguments that a container was started with.
+
+    Args:
+        arguments: of the container.
+
+    Returns:
+        None if the first word is no role, so that the words are a command.
+
+    Raises:
+        Stop: a role that cannot run in an enclave.
+    """
+    if not arguments:
+        return ("", ())
+    word = arguments[0]
+    if word in ("driver-py", "driver-r"):
+        raise Stop(
+            REFUSED,
+            f"the role {word} is refused: Spark starts worker processes for it, which an enclave "
+            "cannot have; take a job for the JVM, or SQL from a client of the role thrift",
+        )
+    if word in SPARK_ROLES:
+        return (word, tuple(arguments[1:]))
+    return flink.container_role(arguments)
+
+
+def gather(
+    role: str, args: Sequence[str], env: Mapping[str, str], spec: Launch, read_keys: bool = True
+) -> Request:
+    """Make the request of a role; the role "" is the sealed command.
+
+    Args:
+        role: the role.
+        args: the words after it.
+        env: of the container.
+        spec: the image's launch specification.
+        read_keys: whether the files that :data:`KEY_FILES` name are read.
+
+    Raises:
+        Stop: a file that is named cannot be read.
+    """
+    wanted = {name: value for name, value in env.items() if _goes_in(name, role)}
+    if read_keys:
+        for name in KEY_FILES:
+            if env.get(name):
+                wanted[f"{name}_DATA"] = base64.b64encode(_read(env[name], name)).decode()
+    return Request(role, tuple(args), wanted, _conf(role, args, env, spec))
+
+
+def _goes_in(name: str, role: str) -> bool:
+    if name in _SERVICES or name.startswith(_SERVICE_PREFIXES):
+        return True
+    if not role or name in _HOMES or _SERVICE_LINK.fullmatch(name):
+        return False
+    return name in _ROLE_NAMES or name.startswith(_ROLE_PREFIXES[role])
+
+
+def _conf(role: str, args: Sequence[str], env: Mapping[str, str], spec: Launch) -> dict[str, str]:
+    if role in SPARK_ROLES and role != "executor":
+        return _spark_conf(args, env, spec)
+    if role in FLINK_ROLES:
+        return _flink_conf(env, spec)
+    return {}
+
+
+def _spark_conf(args: Sequence[str], env: Mapping[str, str], spec: Launch) -> dict[str, str]:
+    """Spark's properties: of the file that is named, else of its default place, if it is there."""
+    path = None
+    for word, following in zip(args, (*args[1:], "")):
+        if word == _CONF_OPTION:
+            path = following
+        elif word.startswith(f"{_CONF_OPTION}="):
+            path = word.partition("=")[2]
+    if path is None:
+        folder = env.get("SPARK_CONF_DIR") or (f"{spec.spark.home}/conf" if spec.spark else "")
+        path = os.path.join(folder, "spark-defaults.conf")
+        if not os.path.isfile(path):
+            return {}
+    text = _read(path, _CONF_OPTION).decode("utf-8", "replace")
+    try:
+        return properties.parse_properties(text)
+    except ValueError as error:
+        raise Stop(UNUSABLE, f"{path}: {error}") from None
+
+
+def _flink_conf(env: Mapping[str, str], spec: Launch) -> dict[str, str]:
+    """Flink's configuration: of either file name, and what the stock image's variable adds."""
+    folder = env.get("FLINK_CONF_DIR") or (f"{spec.flink.home}/conf" if spec.flink else "")
+    conf: dict[str, str] = {}
+    for name in ("flink-conf.yaml", "config.yaml"):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            conf = _parsed(path, _read(path, "FLINK_CONF_DIR").decode("utf-8", "replace"))
+            break
+    return {**conf, **_parsed("FLINK_PROPERTIES", env.get("FLINK_PROPERTIES", ""))}
+
+
+def _parsed(where: str, text: str) -> dict[str, str]:
+    try:
+        return flink_conf.parse_conf(text)
+    except ValueError as error:
+        raise Stop(UNUSABLE, f"{where}: {error}") from None
+
+
+def _read(path: str, what: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(LONGEST_FILE + 1)
+    except OSError as error:
+        raise Stop(UNUSABLE, f"{what}: {path}: {error.strerror}") from None
+    if len(data) > LONGEST_FILE:
+        raise Stop(UNUSABLE, f"{what}: {path}: larger than {LONGEST_FILE} bytes")
+    return data

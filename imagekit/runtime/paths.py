@@ -1,0 +1,19 @@
+"""Where the runtime's files stand in an image.
+
+Python 3.8, standard library, nothing else of this package.
+"""
+
+from __future__ import annotations
+
+APP = "/opt/imagekit"
+LAUNCHER = f"{APP}/launcher.pyz"
+LAUNCH_SPEC = f"{APP}/launch.json"
+ENTRYPOINT = "/opt/entrypoint.sh"
+FLINK_ENTRYPOINT = "/opt/flink-entrypoint.sh"
+
+NO_FORK_JAR = f"{APP}/no-fork.jar"
+"""Hadoop's local file system without child processes; first on the class path of Spark."""
+NO_FORK_CLASS = "io.imagekit.hadoop.NoForkFileSystem"
+LOG_FOLDER = f"{APP}/log"
+"""Logging configurations: ``spark/log4j2.properties``, ``spark/log4j.properties`` (Spark before
+3.3) and ``flink/log4j-console.properties``, all to the console alone."""
