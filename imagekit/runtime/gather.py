@@ -13,7 +13,7 @@ import os
 import re
 from typing import Mapping, Sequence  # noqa: UP035 - Python 3.8
 
-from . import flink, flink_conf, properties
+from . import flink, flink_conf, kubernetes, properties
 from .launch import FLINK_ROLES, SPARK_ROLES, Launch
 from .request import Request
 from .stop import REFUSED, UNUSABLE, Stop
@@ -22,6 +22,12 @@ LONGEST_FILE = 1 << 20
 """Bytes of a properties file."""
 KEY_FILES = ("LOCAL_DATA_KEY", "EHSM_PRIMARY_KEY", "EHSM_DATA_KEY")
 """Variables with the path of a small file, whose content goes in as ``…_DATA`` in base64."""
+SECRET_FILES = ("API_KEY", "_SPARK_AUTH_SECRET")
+"""Variables whose value may stand in the file that ``…_FILE`` names, so that it is not part of the
+container's description."""
+
+_ASKS_KUBERNETES = ("driver", "submit", "jobmanager", "standalone-job")
+"""Roles that start pods."""
 
 _SERVICES = (
     *("APP_ID", "API_KEY", "QUOTE_TYPE", "CHALLENGE", "REPORT_DATA", "ENCRYPTED_FSD"),
@@ -71,7 +77,11 @@ def role_of(arguments: Sequence[str]) -> tuple[str, tuple[str, ...]] | None:
 
 
 def gather(
-    role: str, args: Sequence[str], env: Mapping[str, str], spec: Launch, read_keys: bool = True
+    role: str,
+    args: Sequence[str],
+    env: Mapping[str, str],
+    spec: Launch,
+    account_folder: str = kubernetes.ACCOUNT_FOLDER,
 ) -> Request:
     """Make the request of a role; the role "" is the sealed command.
 
@@ -80,16 +90,22 @@ def gather(
         args: the words after it.
         env: of the container.
         spec: the image's launch specification.
-        read_keys: whether the files that :data:`KEY_FILES` name are read.
+        account_folder: where Kubernetes puts a pod's service account.
 
     Raises:
         Stop: a file that is named cannot be read.
     """
     wanted = {name: value for name, value in env.items() if _goes_in(name, role)}
-    if read_keys:
-        for name in KEY_FILES:
-            if env.get(name):
-                wanted[f"{name}_DATA"] = base64.b64encode(_read(env[name], name)).decode()
+    for name in KEY_FILES:
+        if env.get(name):
+            wanted[f"{name}_DATA"] = base64.b64encode(_read(env[name], name)).decode()
+    for name in SECRET_FILES:
+        if env.get(f"{name}_FILE"):
+            text = _read(env[f"{name}_FILE"], f"{name}_FILE").decode("utf-8", "replace")
+            wanted[name] = text.strip()
+            wanted.pop(f"{name}_FILE", None)
+    if role in _ASKS_KUBERNETES:
+        wanted.update(kubernetes.read_account(env, account_folder))
     return Request(role, tuple(args), wanted, _conf(role, args, env, spec))
 
 

@@ -147,9 +147,11 @@ def split_request(
     service: dict[str, str] = {}
     settings: dict[str, str] = {}
     for name, value in sorted(request.env.items()):
+        if name in spec.passthrough:
+            continue  # it comes by itself, if at all
         if name in services:
-            if strict:
-                _check_value(name, value, services[name])
+            if strict and services[name].fullmatch(value) is None:
+                raise Stop(REFUSED, f"{name}: refused, its value does not have the form of one")
             service[name] = value
         elif name in _SETTINGS:
             _check_value(name, value, _SETTINGS[name])
@@ -159,7 +161,7 @@ def split_request(
                 REFUSED,
                 f"{name}: refused: the host brings no code into this enclave (profile strict)",
             )
-        elif name not in _OUTSIDE and name not in INJECTIONS and name not in spec.passthrough:
+        elif name not in _OUTSIDE and name not in INJECTIONS:
             role[name] = value
     return request._replace(env=role), service, settings
 

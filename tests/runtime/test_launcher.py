@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagekit.runtime import files, inside, launch, outside
+from imagekit.runtime import files, inside, launch
 from imagekit.runtime.files import build_zipapp, doors, runtime_files, secured_argvs
 from imagekit.runtime.launch import launch_spec, parse_launch
 
@@ -126,6 +126,43 @@ def test_a_command_that_cannot_be_started_is_said_in_one_line(app, tmp_path):
     )
 
 
+SPEC = json.loads(launch_spec(["/x"]))
+CHANGES = [
+    {"schema": 1},
+    {"schema": True},
+    {"more": 1},
+    {"profile": "loose"},
+    {"argv": "/bin/sh"},
+    {"argv": ["java"]},
+    {"argv": ["/x", 1]},
+    {"argv": ["/x\0"]},
+    {"argv": ["/\ud800"]},
+    {"env": {"A=B": "1"}},
+    {"env": {"A": 1}},
+    {"env": {"A": "1"}, "passthrough": {"A": ".*"}},
+    {"passthrough": {"A": "("}},
+    {"roles": ["root"]},
+    {"roles": "driver"},
+    {"classes": [1]},
+    {"jars": None},
+    {"arguments": "("},
+    {"arguments": 1},
+    {"conf": {"a": 1}},
+    {"conf_allowed": {"a": "["}},
+    {"java": {"home": "/j", "major": "17"}},
+    {"java": {"home": "/j", "major": True}},
+    {"java": {"home": "/j"}},
+    {"spark": {"home": "/s", "version": "new"}},
+    {"spark": {"home": 1, "version": "3.5"}},
+    {"flink": {"home": "/f", "version": "1.20", "more": 1}},
+    {"encrypted": [{"path": "/a"}]},
+    {"encrypted": {"path": "/a", "key_name": "k"}},
+    {"attestation": {"required": "yes", "settings": {}}},
+    {"attestation": {"required": True, "settings": {"A": 1}}},
+    {"attestation": {"required": True}},
+]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -134,21 +171,10 @@ def test_a_command_that_cannot_be_started_is_said_in_one_line(app, tmp_path):
         "[]",
         "null",
         "[" * 100_000,
-        '{"schema":2,"argv":["/x"],"env":{},"passthrough":{}}',
-        '{"schema":true,"argv":["/x"],"env":{},"passthrough":{}}',
-        '{"schema":1,"argv":["/x"],"env":{}}',
-        '{"schema":1,"argv":["/x"],"env":{},"passthrough":{},"more":1}',
-        '{"schema":1,"schema":1,"argv":["/x"],"env":{},"passthrough":{}}',
-        '{"schema":1,"argv":[],"env":{},"passthrough":{}}',
-        '{"schema":1,"argv":"/bin/sh","env":{},"passthrough":{}}',
-        '{"schema":1,"argv":["java"],"env":{},"passthrough":{}}',
-        '{"schema":1,"argv":["/x",1],"env":{},"passthrough":{}}',
-        '{"schema":1,"argv":["/x\\u0000"],"env":{},"passthrough":{}}',
-        '{"schema":1,"argv":["/\\ud800"],"env":{},"passthrough":{}}',
-        '{"schema":1,"argv":["/x"],"env":{"A=B":"1"},"passthrough":{}}',
-        '{"schema":1,"argv":["/x"],"env":{"A":1},"passthrough":{}}',
-        '{"schema":1,"argv":["/x"],"env":{"A":"1"},"passthrough":{"A":".*"}}',
-        '{"schema":1,"argv":["/x"],"env":{},"passthrough":{"A":"("}}',
+        '{"schema":1,"argv":["/x"],"env":{},"passthrough":{}}',
+        '{"schema":2,"schema":2}',
+        *(json.dumps({**SPEC, **change}) for change in CHANGES),
+        json.dumps({key: value for key, value in SPEC.items() if key != "java"}),
     ],
 )
 def test_an_unusable_specification_is_said_in_one_line(app, tmp_path, text):
@@ -202,139 +228,6 @@ def test_what_could_not_be_used_is_not_written():
 
 def test_the_launcher_takes_no_arguments(app):
     assert run([*app("print(1)"), "other"]).returncode == 2
-
-
-# --- outside the enclave ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def image(tmp_path):
-    ppml, programs = tmp_path / "ppml", tmp_path / "bin"
-    ppml.mkdir()
-    programs.mkdir()
-    for name in ("bash.manifest", "bash.manifest.sgx", "bash.sig"):
-        (ppml / name).touch()
-    for name in ("gramine-sgx", "gramine-direct"):
-        (programs / name).write_text('#!/bin/sh\necho "${0##*/} $* in $PWD"\nexit 9\n')
-        (programs / name).chmod(0o755)
-    return outside.Places(str(ppml), "bash", ("/dev/null",)), {"PATH": f"{programs}:/usr/bin:/bin"}
-
-
-def start(places, env, *arguments, spec="/nonexistent"):
-    code = (
-        "import sys\n"
-        "from imagekit.runtime import inside, outside\n"
-        "folder, devices, spec, *rest = sys.argv[1:]\n"
-        "try:\n"
-        "    places = outside.Places(folder, 'bash', tuple(devices.split()))\n"
-        "    outside.start(rest, spec, places)\n"
-        "except inside.Stop as stop:\n"
-        "    print(stop.line, file=sys.stderr)\n"
-        "    sys.exit(stop.code)\n"
-    )
-    root = str(Path(files.__file__).parent.parent.parent)
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        places.folder,
-        " ".join(places.devices),
-        spec,
-        *arguments,
-    ]
-    return subprocess.run(
-        command, env={**env, "PYTHONPATH": root}, capture_output=True, text=True, timeout=60
-    )
-
-
-def test_the_enclave_is_started_in_its_folder_and_its_exit_code_passes(image):
-    places, env = image
-    done = start(places, {**env, "SGX_ENABLED": "true"})
-    assert (done.returncode, done.stdout) == (9, f"gramine-sgx bash in {places.folder}\n")
-
-
-def test_direct_mode_needs_no_device_and_says_that_there_is_no_enclave(image):
-    places, env = image
-    places = places._replace(devices=("/nonexistent",))
-    done = start(places, {**env, "SGX_ENABLED": "true", "SGX_MODE": "direct"})
-    assert (done.returncode, done.stdout) == (9, f"gramine-direct bash in {places.folder}\n")
-    assert "without an enclave" in done.stderr
-
-
-def test_without_sgx_the_sealed_command_runs_by_the_launchers_rules(image, tmp_path):
-    places, env = image
-    spec = tmp_path / "launch.json"
-    argv = [sys.executable, "-I", "-c", PRINT_ENV]
-    spec.write_bytes(launch_spec(argv, {"A": "1"}, {"TZ": "[A-Z]+"}))
-    done = start(places, {**env, "SGX_ENABLED": "false", "TZ": "UTC"}, spec=str(spec))
-    got = json.loads(done.stdout)
-    got.pop("LC_CTYPE", None)
-    assert got == {"A": "1", "TZ": "UTC"}
-    refused = start(places, {**env, "SGX_ENABLED": "false", "TZ": "1"}, spec=str(spec))
-    assert refused.returncode == 2
-
-
-def test_other_commands_are_executed_as_given(image):
-    places, env = image
-    done = start(places, env, "sh", "-c", 'echo "$0" "$1"; exit 5', "a  b", "$X")
-    assert (done.returncode, done.stdout) == (5, "a  b $X\n")
-    assert "outside the enclave" in done.stderr
-
-
-def decide(image, *arguments, **env):
-    places, base = image
-    return outside.decide(arguments, {**base, **env}, places)
-
-
-@pytest.mark.parametrize("value", [None, "", "True", "TRUE", "yes", "1", "false "])
-def test_sgx_enabled_is_true_or_false_and_nothing_else(image, value):
-    with pytest.raises(inside.Stop) as stop:
-        decide(image, **({} if value is None else {"SGX_ENABLED": value}))
-    assert stop.value.code == 2
-    assert "SGX_ENABLED" in stop.value.line
-
-
-def test_unknown_mode_is_refused(image):
-    with pytest.raises(inside.Stop, match="SGX_MODE"):
-        decide(image, SGX_ENABLED="true", SGX_MODE="simulation")
-
-
-@pytest.mark.parametrize("name", ["bash.manifest.sgx", "bash.sig"])
-def test_a_missing_manifest_or_signature_is_named(image, name):
-    (Path(image[0].folder) / name).unlink()
-    with pytest.raises(inside.Stop) as stop:
-        decide(image, SGX_ENABLED="true")
-    assert name in stop.value.line
-    assert stop.value.code == 3
-
-
-def test_a_missing_device_is_named(image):
-    places, env = image
-    missing = (places._replace(devices=("/nonexistent/a", "/nonexistent/b")), env)
-    with pytest.raises(inside.Stop, match="/nonexistent/a nor /nonexistent/b"):
-        decide(missing, SGX_ENABLED="true")
-
-
-def test_a_plain_file_is_no_device(image, tmp_path):
-    places, env = image
-    (tmp_path / "file").touch()
-    with pytest.raises(inside.Stop, match="no SGX device"):
-        decide((places._replace(devices=(str(tmp_path / "file"),)), env), SGX_ENABLED="true")
-
-
-def test_gramine_that_is_not_installed_is_said(image):
-    with pytest.raises(inside.Stop, match="gramine-sgx is not on PATH"):
-        decide(image, SGX_ENABLED="true", PATH="/nonexistent")
-
-
-@pytest.mark.parametrize("role", outside.ROLES)
-def test_a_role_is_not_mistaken_for_a_command(image, role):
-    with pytest.raises(inside.Stop, match=role):
-        decide(image, role, SGX_ENABLED="true")
-
-
-def test_real_places_are_those_of_the_image():
-    assert outside.Places() == ("/ppml", "bash", ("/dev/sgx_enclave", "/dev/sgx/enclave"))
 
 
 # --- files -----------------------------------------------------------------------------------

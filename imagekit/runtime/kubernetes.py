@@ -1,0 +1,101 @@
+"""A pod's service account, brought into the enclave with the launch request.
+
+Kubernetes puts token and CA below ``/var/run/secrets``, host files that no strict manifest takes.
+A driver or JobManager that starts pods needs them: the entry point reads them, the launcher writes
+them to files of its own. Both are the cluster's word: who rules the cluster chooses the API server
+that the job talks to. The token is read once; a job has to be done before it runs out.
+
+Python 3.8, standard library, nothing else of this package.
+"""
+
+# ruff: noqa: PTH118, PTH123
+from __future__ import annotations
+
+import os
+import re
+from typing import Mapping, NamedTuple  # noqa: UP035 - Python 3.8
+
+from .command import FOLDER
+
+ACCOUNT_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
+TOKEN_FILE = f"{FOLDER}/kubernetes/token"
+CA_FILE = f"{FOLDER}/kubernetes/ca.crt"
+
+VARIABLES = {
+    "KUBERNETES_TOKEN": re.compile(r"[A-Za-z0-9._~+/=-]{1,8000}"),
+    "KUBERNETES_CA": re.compile(r"[\x20-\x7e\r\n]{1,8000}"),
+    "KUBERNETES_NAMESPACE": re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"),
+    "KUBERNETES_SERVICE_HOST": re.compile(r"[0-9A-Za-z.:-]{1,253}"),
+    "KUBERNETES_SERVICE_PORT": re.compile(r"[0-9]{1,5}"),
+}
+"""What of a request this module answers for, with the pattern of each value."""
+
+_FILES = {
+    "KUBERNETES_TOKEN": "token",
+    "KUBERNETES_CA": "ca.crt",
+    "KUBERNETES_NAMESPACE": "namespace",
+}
+_LONGEST = 8000
+
+
+class Account(NamedTuple):
+    """A service account inside.
+
+    Attributes:
+        files: path → content of files to write.
+        env: variables by which the client of Kubernetes in Flink (fabric8) finds all of it.
+        conf: properties by which the one in Spark does, without their prefix.
+    """
+
+    files: dict[str, bytes]
+    env: dict[str, str]
+    conf: dict[str, str]
+
+    def __repr__(self) -> str:
+        """Nothing: the token is a secret."""
+        return "Account(…)"
+
+
+def read_account(env: Mapping[str, str], folder: str = ACCOUNT_FOLDER) -> dict[str, str]:
+    """Give the variables of a pod's account, outside; nothing where there is none.
+
+    Args:
+        env: of the container.
+        folder: where Kubernetes puts the account.
+    """
+    found = {}
+    for name, file_name in _FILES.items():
+        try:
+            with open(os.path.join(folder, file_name), encoding="ascii") as file:
+                found[name] = file.read(_LONGEST).strip()
+        except (OSError, ValueError):
+            continue
+    for name in ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"):
+        if found and env.get(name):
+            found[name] = env[name]
+    return found
+
+
+def account(env: Mapping[str, str]) -> Account | None:
+    """Give the account of a request, inside; None where it has none.
+
+    Args:
+        env: of the request, its values already matched against :data:`VARIABLES`.
+    """
+    token = env.get("KUBERNETES_TOKEN")
+    if not token:
+        return None
+    files = {TOKEN_FILE: token.encode()}
+    names = {"KUBERNETES_AUTH_TOKEN": token}
+    conf = {"oauthTokenFile": TOKEN_FILE}
+    if env.get("KUBERNETES_CA"):
+        files[CA_FILE] = env["KUBERNETES_CA"].encode() + b"\n"
+        names["KUBERNETES_CERTS_CA_FILE"] = CA_FILE
+        conf["caCertFile"] = CA_FILE
+    host, port = env.get("KUBERNETES_SERVICE_HOST"), env.get("KUBERNETES_SERVICE_PORT", "443")
+    if host:
+        shown = f"[{host}]" if ":" in host else host
+        names["KUBERNETES_MASTER"] = f"https://{shown}:{port}"
+    if env.get("KUBERNETES_NAMESPACE"):
+        names["KUBERNETES_NAMESPACE"] = env["KUBERNETES_NAMESPACE"]
+    return Account(files, names, conf)
