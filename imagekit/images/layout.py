@@ -124,6 +124,11 @@ class OciLayout:
                 layout._write_index({}, [])
         return cls.open(path)
 
+    def clean(self) -> None:
+        """Remove what writers that were killed left behind; live writers' files are kept."""
+        remove_stale(self.path)
+        self.blobs.clean()
+
     def tags(self) -> tuple[str, ...]:
         """The tags of all images, sorted, each once.
 

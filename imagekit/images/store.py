@@ -139,6 +139,10 @@ class BlobStore:
         except OSError as error:
             raise disk_error(error, path, "read the blob") from error
 
+    def clean(self) -> None:
+        """Remove what writers that were killed left behind; live writers' files are kept."""
+        remove_stale(self.folder.parent)
+
     def writer(self) -> BlobWriter:
         """Begin a new blob.
 
@@ -147,7 +151,7 @@ class BlobStore:
         """
         if not self._ready:
             make_folder(self.folder)
-            remove_stale(self.folder.parent)
+            self.clean()
             self._ready = True
         return BlobWriter(self)
 

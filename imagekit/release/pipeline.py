@@ -234,6 +234,7 @@ class CellBuilder:
             return None
         if not labels.items() <= image.labels.items():
             return None
+        layout.clean()  # nothing is written, which would do it
         return Built(cell, references, image, entry, fresh=False)
 
     def _entry(

@@ -262,6 +262,16 @@ def test_a_killed_build_leaves_nothing_false_and_can_be_run_again(project, stage
     assert left == []
 
 
+def test_what_a_killed_build_left_goes_even_when_nothing_is_to_do(project):
+    assert run(project, "build", "--epc", "64m", "--log", "error").returncode == 0
+    left = [project / "out" / name / ".imagekit-tmp-1-0" for name in ("", "blobs")]
+    for path in left:
+        path.touch()
+    done = run(project, "build", "--epc", "64m", "--log", "error")
+    assert "nothing to do" in done.stderr
+    assert [path for path in left if path.exists()] == []
+
+
 def test_interrupting_is_clean(project):
     process = subprocess.Popen(
         [sys.executable, "-m", "imagekit", "build", "--all"],
