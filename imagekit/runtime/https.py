@@ -1,0 +1,121 @@
+"""One HTTP request to a service, over TLS, within a time limit, with an answer of limited size.
+
+No redirect is followed, no proxy is asked, no connection is kept.
+
+Python 3.8, standard library, nothing else of this package.
+"""
+
+# The libraries for HTTP cost start-up time in an enclave: loaded where they are used.
+from __future__ import annotations
+
+import io
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import tls
+from .stop import UNREACHABLE, Stop
+
+if TYPE_CHECKING:
+    import ssl
+
+LONGEST_ANSWER = 1 << 20
+"""Bytes of an answer's body."""
+
+
+class Answer(NamedTuple):
+    """An HTTP answer.
+
+    Attributes:
+        status: HTTP status, not a redirect.
+        body: at most :data:`LONGEST_ANSWER` bytes.
+        date: the header ``Date``, "" if it is missing.
+    """
+
+    status: int
+    body: bytes
+    date: str
+
+
+class Lost(Stop):
+    """The request went out and no whole answer came: it may have been carried out or not."""
+
+
+def ask(service: tls.Service, path: str, body: bytes | None) -> Answer:
+    """Send one request over TLS and give the answer: no redirect, no proxy, one connection.
+
+    Args:
+        service: where, and how it is known; its ``limit`` is for all of it.
+        path: path and query.
+        body: JSON for a POST, None for a GET.
+
+    Raises:
+        Lost: too slow, or no whole HTTP answer, after something was sent.
+        Stop: no connection, not the service, or an answer that is a redirect or too long.
+    """
+    import http.client
+    import socket
+
+    deadline = time.monotonic() + service.limit
+    with tls.connect(service, deadline) as connection:
+        limited = _Limited(service, connection, deadline)
+        try:
+            limited.send(_head(service, path, body) + (body or b""))
+            answer = http.client.HTTPResponse(limited, method="GET" if body is None else "POST")  # type: ignore[arg-type]
+            answer.begin()
+            content = answer.read(LONGEST_ANSWER + 1)
+        except Stop as stop:
+            raise Lost(stop.code, stop.line) from None
+        except socket.timeout:  # noqa: UP041 - Python 3.8 and 3.9
+            raise Lost(UNREACHABLE, tls.too_slow(service).line) from None
+        except OSError as error:
+            raise Lost(UNREACHABLE, tls.cannot_reach(service, error).line) from None
+        except (http.client.HTTPException, ValueError):
+            raise Lost(UNREACHABLE, _unusable(service, "it is not whole, or no HTTP")) from None
+    if 300 <= answer.status < 400:
+        why = "it is a redirect, which is not followed: give the service's own address"
+        raise Stop(UNREACHABLE, _unusable(service, why))
+    if len(content) > LONGEST_ANSWER:
+        why = f"it is longer than {LONGEST_ANSWER} bytes"
+        raise Stop(UNREACHABLE, _unusable(service, why))
+    if answer.length:  # bytes that were announced and did not come
+        raise Lost(UNREACHABLE, _unusable(service, "it is not whole"))
+    return Answer(answer.status, content, answer.getheader("Date") or "")
+
+
+def _unusable(service: tls.Service, why: str) -> str:
+    return f"{service.label}: the service's answer is unusable: {why}"
+
+
+def _head(service: tls.Service, path: str, body: bytes | None) -> bytes:
+    host = f"[{service.host}]" if ":" in service.host else service.host
+    lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", f"Host: {host}:{service.port}"]
+    if body is not None:
+        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    lines += ["Accept: application/json", "Connection: close"]
+    return "\r\n".join([*lines, "", ""]).encode("ascii")
+
+
+class _Limited(io.RawIOBase):
+    """A connection whose every operation ends at the deadline; what HTTPResponse reads from."""
+
+    def __init__(self, service: tls.Service, connection: ssl.SSLSocket, deadline: float) -> None:
+        super().__init__()
+        self._service = service
+        self._connection = connection
+        self._deadline = deadline
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._connection.settimeout(tls.remaining(self._service, self._deadline))
+        return self._connection.recv_into(buffer)
+
+    def send(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            self._connection.settimeout(tls.remaining(self._service, self._deadline))
+            left = left[self._connection.send(left) :]

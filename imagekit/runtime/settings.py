@@ -1,0 +1,166 @@
+"""Settings of attestation and storage: what the host may say, and what the image has sealed.
+
+The host's values come in as variables of the launch request (:mod:`.request`); the image's stand in
+``launch.json`` under ``attestation.settings`` and win. Under the strict profile a host that sets a
+sealed variable to another value is refused; under compat the sealed value is taken without a word.
+
+Python 3.8, standard library, nothing else of this package.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Mapping  # noqa: UP035 - Python 3.8
+
+from . import tls
+from .launch import Launch
+from .stop import REFUSED, UNUSABLE, Stop
+
+_WORD = r"(?i:true|1|yes|on|false|0|no|off)"
+_TEXT = r"[\x20-\x7e]{0,1024}"
+_PATH = r"(/[\x21-\x7e]{1,1024})?"
+_BASE64 = r"[A-Za-z0-9+/]{0,16384}={0,2}"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}"
+_PEM_OR_PATH = r"[\t\n\r\x20-\x7e]{1,65536}"
+_ADDRESS = r"[\x21-\x7e]{0,300}"
+_PIN = r"[0-9A-Fa-f]{2}(:?[0-9A-Fa-f]{2}){31}"
+
+
+def _compiled(table: Mapping[str, str]) -> dict[str, re.Pattern[str]]:
+    return {name: re.compile(pattern, re.ASCII) for name, pattern in table.items()}
+
+
+SHARED = _compiled(
+    {
+        "APP_ID": r"[0-9A-Za-z-]{0,64}",
+        "API_KEY": r"[\x21-\x7e]{0,256}",
+        "ATTESTATION_CA": _PEM_OR_PATH,
+        "ATTESTATION_PIN_SHA256": _PIN,
+        "ATTESTATION_SERVER_NAME": _NAME,
+        "ATTESTATION_TIMEOUT": r"[0-9]{0,3}",
+    }
+)
+"""Who we are to the service, and how it is known; attestation and storage use these alike."""
+
+ATTESTATION = {
+    **SHARED,
+    **_compiled(
+        {
+            "ATTESTATION": _WORD,
+            "ATTESTATION_URL": _ADDRESS,
+            "ATTESTATION_POLICYID": r"[0-9A-Za-z-]{1,64}",
+            "ATTESTATION_TYPE": r"[A-Za-z]{0,40}",
+            "QUOTE_TYPE": r"[A-Za-z]{0,16}",
+            "CHALLENGE": _TEXT,
+            "ATTESTATION_CHALLENGE": _TEXT,
+            "REPORT_DATA": _TEXT,
+            "ATTESTATION_ACCEPT": r"(0[xX][0-9A-Fa-f]{1,4}(,0[xX][0-9A-Fa-f]{1,4}){0,8})?",
+            "ATTESTATION_DEBUG": f"({_WORD})?",
+        }
+    ),
+}
+"""Variables of attestation: name → pattern that a value must match as a whole.
+
+A value that may be empty counts as not set when it is; the others are refused when empty, since
+that would turn a check off (a mistyped ``$VARIABLE`` gives an empty value).
+"""
+
+STORAGE = {
+    **SHARED,
+    **_compiled(
+        {
+            "ENCRYPTED_FSD": _WORD,
+            "USING_LOCAL_DATA_KEY": _WORD,
+            "LOCAL_DATA_KEY": _PATH,
+            "LOCAL_DATA_KEY_DATA": _BASE64,
+            "EHSM_URL": _ADDRESS,
+            "EHSM_PORT": r"[0-9]{0,5}",
+            "EHSM_PRIMARY_KEY": _PATH,
+            "EHSM_PRIMARY_KEY_DATA": _BASE64,
+            "EHSM_DATA_KEY": _PATH,
+            "EHSM_DATA_KEY_DATA": _BASE64,
+            "EHSM_CA": _PEM_OR_PATH,
+            "EHSM_PIN_SHA256": _PIN,
+            "EHSM_SERVER_NAME": _NAME,
+        }
+    ),
+}
+"""Variables of encrypted storage; as :data:`ATTESTATION`."""
+
+SEALED_ONLY = _compiled({"ALLOW_LOCAL_DATA_KEY": _WORD})
+"""Settings that the image alone can have."""
+
+_ONLY_IF_SEALED = ("ATTESTATION_ACCEPT",)  # under strict: it weakens a check
+
+
+def merge(
+    spec: Launch, host: Mapping[str, str], known: Mapping[str, re.Pattern[str]]
+) -> dict[str, str]:
+    """Put the image's and the host's settings together.
+
+    Args:
+        spec: the launch specification.
+        host: variables of the request; those not in `known` are left alone.
+        known: :data:`ATTESTATION` or :data:`STORAGE`.
+
+    Returns:
+        Settings that are set, without those that are empty.
+
+    Raises:
+        Stop: a value without the form of its variable, or one that the host may not set.
+    """
+    sealed = spec.attestation.settings
+    for name in sorted(sealed):
+        pattern = ATTESTATION.get(name) or STORAGE.get(name) or SEALED_ONLY.get(name)
+        if pattern is None:
+            raise Stop(UNUSABLE, f"launch.json: attestation.settings has an unknown name: {name}")
+        if pattern.fullmatch(sealed[name]) is None:
+            raise Stop(UNUSABLE, f"launch.json: attestation.settings.{name} is malformed")
+    settings = {name: value for name, value in sealed.items() if value}
+    for name in sorted(set(host) & set(known)):
+        value = host[name]
+        if known[name].fullmatch(value) is None:
+            state = "malformed" if value else "empty: set it, or leave it out"
+            raise Stop(REFUSED, f"{name}: refused, its value is {state}")
+        if not value or settings.get(name) == value:
+            continue
+        if spec.profile == "strict":
+            if name in settings:
+                raise Stop(REFUSED, f"{name}: refused, this image has a sealed value for it")
+            if name in _ONLY_IF_SEALED:
+                raise Stop(REFUSED, f"{name}: refused, only a strict image itself can set it")
+        settings.setdefault(name, value)
+    return settings
+
+
+def service(given: Mapping[str, str], prefix: str, address: str, port: str = "") -> tls.Service:
+    """Make the description of a service from settings.
+
+    Args:
+        given: settings, as :func:`merge` gives them.
+        prefix: ``ATTESTATION`` or ``EHSM``. If eHSM has none of the settings ``…_CA``,
+            ``…_PIN_SHA256`` and ``…_SERVER_NAME`` of its own, it is known as the attestation
+            service is.
+        address: as :func:`.tls.parse_address` takes it.
+        port: the port where the address may be without one.
+
+    Raises:
+        Stop: one of them is unusable.
+    """
+    label = f"{prefix}_URL"
+    host, number = tls.parse_address(label, address, port)
+    if not any(f"{prefix}_{name}" in given for name in ("CA", "PIN_SHA256", "SERVER_NAME")):
+        prefix = "ATTESTATION"
+    pin = given.get(f"{prefix}_PIN_SHA256", "")
+    limit = int(given.get("ATTESTATION_TIMEOUT", tls.LIMIT))
+    if limit < 1:
+        raise Stop(REFUSED, "ATTESTATION_TIMEOUT is not a number of seconds from 1 to 999")
+    return tls.Service(
+        label=label,
+        host=host,
+        port=number,
+        server_name=given.get(f"{prefix}_SERVER_NAME", ""),
+        ca=given.get(f"{prefix}_CA", ""),
+        pin=tls.parse_pin(f"{prefix}_PIN_SHA256", pin) if pin else b"",
+        limit=float(limit),
+    )
