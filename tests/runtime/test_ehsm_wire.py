@@ -412,6 +412,21 @@ def test_the_recorded_certificate_of_the_real_service_is_taken_as_ca():
     assert tls.context(where).cert_store_stats()["x509"] == 1
 
 
+def test_no_context_takes_less_than_tls_1_2_and_only_a_pin_does_without_a_chain(service):
+    import ssl
+
+    plain = place_of(service)
+    for where, mode in (
+        (plain, ssl.CERT_REQUIRED),
+        (plain._replace(ca=""), ssl.CERT_REQUIRED),
+        (plain._replace(pin=bytes(32)), ssl.CERT_REQUIRED),
+        (plain._replace(ca="", pin=bytes(32)), ssl.CERT_NONE),
+    ):
+        made = tls.context(where)
+        assert made.minimum_version == ssl.TLSVersion.TLSv1_2
+        assert (made.verify_mode, made.check_hostname) == (mode, mode == ssl.CERT_REQUIRED)
+
+
 def test_proxies_of_the_environment_are_not_asked(service, monkeypatch):
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
@@ -499,6 +514,16 @@ def test_an_answer_whose_end_is_the_announced_end_of_the_connection_is_read(serv
 
     service.instead = instead
     assert https.ask(place_of(service), "/ehsm?Action=X", b"{}").body == GOOD
+
+
+def test_fewer_bytes_than_were_announced_are_no_answer_however_the_connection_ends(service):
+    def instead(handler):
+        raw(HEAD + b"Content-Length: 46\r\n\r\n" + GOOD)(handler)
+        handler.connection.unwrap()
+
+    service.instead = instead
+    stop = stopped(https.ask, place_of(service), "/ehsm?Action=X", b"{}")
+    assert (stop.code, "not whole" in stop.line) == (UNREACHABLE, True)
 
 
 def test_an_enormous_answer_is_not_read(service):
