@@ -1,0 +1,84 @@
+"""What of a command or of properties may be printed: every printed command goes through here.
+
+What counts as a secret goes by its name, as in Spark's own ``spark.redaction.regex``, and wider:
+every name that ends in ``key``, too.
+
+Python 3.8, standard library, nothing else of this package.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Mapping, Sequence  # noqa: UP035 - Python 3.8
+
+HIDDEN = "*********(redacted)"
+"""What stands in place of a secret; Spark's own words."""
+
+_SECRET = re.compile(r"passw(or)?d|secret|token|credential|access.?key|key$", re.IGNORECASE)
+_ASSIGNED = re.compile(r"(-D|-+)?([^=\s]+)=(.*)", re.DOTALL)
+_INSIDE = re.compile(
+    r"([\w.-]*(?:passw(?:or)?d|secret|token|credential|access.?key|api.?key)[\w.-]*\s*[=:]\s*)"
+    r"[^\s;&,]+",
+    re.IGNORECASE,
+)
+_USER = re.compile(r"(://[^/@\s:]*:)[^/@\s]+@")
+_PLAIN = re.compile(r"[\w@%+=:,./*\[\]()-]+", re.ASCII)
+
+
+def is_secret(name: str) -> bool:
+    """Say whether a property, variable or option of this name holds a secret."""
+    return _SECRET.search(name) is not None
+
+
+def redacted_conf(conf: Mapping[str, str]) -> dict[str, str]:
+    """Give properties or variables with their secrets hidden."""
+    return {name: HIDDEN if is_secret(name) else _scrub(conf[name]) for name in conf}
+
+
+def redacted(argv: Sequence[str]) -> list[str]:
+    """Give arguments with their secrets hidden.
+
+    Known forms: ``--conf a.secret=…``, ``-Da.password=…``, ``--password …``,
+    ``jdbc:…;password=…``, ``https://user:…@host``.
+    """
+    out = []
+    hide_next = False
+    for word in argv:
+        assigned = _ASSIGNED.fullmatch(word)
+        if hide_next:
+            out.append(HIDDEN)
+            hide_next = False
+        elif assigned is not None:
+            out.append(_hide(word, assigned))
+        else:
+            out.append(_scrub(word))
+            hide_next = word.startswith("-") and not word.startswith("-D") and is_secret(word)
+    return out
+
+
+def _hide(word: str, assigned: re.Match[str]) -> str:
+    name, value = assigned[2], assigned[3]
+    if is_secret(name):
+        return f"{assigned[1] or ''}{name}={HIDDEN}"
+    inner = _ASSIGNED.fullmatch(value)  # --conf=name=value
+    if inner is not None and is_secret(inner[2]):
+        return f"{assigned[1] or ''}{name}={inner[1] or ''}{inner[2]}={HIDDEN}"
+    return _scrub(word)
+
+
+def _scrub(text: str) -> str:
+    return _USER.sub(rf"\1{HIDDEN}@", _INSIDE.sub(rf"\1{HIDDEN}", text))
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """Give a command as one line to print, its secrets hidden.
+
+    Words that hold anything but plain characters are written as Python writes texts, so that a
+    line break in one cannot pretend to be a line of its own.
+    """
+    words = redacted(argv)
+    return " ".join(word if _plain(word) else ascii(word) for word in words)
+
+
+def _plain(word: str) -> bool:
+    return _PLAIN.fullmatch(word.replace(HIDDEN, "")) is not None or word == HIDDEN
