@@ -61,6 +61,7 @@ def _logical_lines(text: str) -> list[str]:
             continue
         lines.append(line + stripped)
         line = ""
+    # A lone backslash at the end is nothing here; some Javas take it for a key without a name.
     return [*lines, line] if line else lines
 
 

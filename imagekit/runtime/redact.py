@@ -16,11 +16,12 @@ HIDDEN = "*********(redacted)"
 
 _SECRET = re.compile(r"passw(or)?d|secret|token|credential|access.?key|key$", re.IGNORECASE)
 _ASSIGNED = re.compile(r"(-D|-+)?([^=\s]+)=(.*)", re.DOTALL)
-_INSIDE = re.compile(
-    r"([\w.-]*(?:passw(?:or)?d|secret|token|credential|access.?key|api.?key)[\w.-]*\s*[=:]\s*)"
-    r"[^\s;&,]+",
+_INSIDE = re.compile(  # lengths are bounded, as a long word would take for ever otherwise
+    r"((?:[\w.-]{0,99}(?:passw(?:or)?d|secret|token|credential|access.?key)[\w.-]{0,99}"
+    r"|[\w.-]{0,99}key)\s{0,9}[=:]\s{0,9})[^\s;&,]+",
     re.IGNORECASE,
 )
+_OPTION = re.compile(r"-+[\w.-]+")
 _USER = re.compile(r"(://[^/@\s:]*:)[^/@\s]+@")
 _PLAIN = re.compile(r"[\w@%+=:,./*\[\]()-]+", re.ASCII)
 
@@ -52,7 +53,7 @@ def redacted(argv: Sequence[str]) -> list[str]:
             out.append(_hide(word, assigned))
         else:
             out.append(_scrub(word))
-            hide_next = word.startswith("-") and not word.startswith("-D") and is_secret(word)
+            hide_next = _OPTION.fullmatch(word) is not None and is_secret(word)
     return out
 
 
