@@ -13,7 +13,7 @@ DEV_READY := $(VENV)/.ready-dev
 
 # What the tests use besides Python. Where the second list cannot be installed, and this is no
 # continuous integration, the tests that need a container engine or a registry are skipped.
-TEST_PACKAGES := mount mmdebstrap skopeo umoci openssl
+TEST_PACKAGES := mount mmdebstrap skopeo umoci openssl strace openjdk-17-jdk-headless:javac
 ENGINE_PACKAGES := docker.io:dockerd docker-registry podman runc netavark \
     containernetworking-plugins iproute2:ip iptables cgroupfs-mount
 

@@ -28,8 +28,9 @@ from contextlib import suppress
 from typing import Mapping  # noqa: UP035 - Python 3.8
 
 from . import ehsm, quote, settings, verifiers
-from .launch import Attestation, Launch
+from .launch import Launch
 from .place import DIRECT, NATIVE, Place
+from .service import service_of
 from .stop import REFUSED, Stop
 from .verifiers import ACCEPTABLE, note
 from .words import is_true
@@ -47,24 +48,6 @@ _NOT_SUPPORTED = ("DummyAttestationService", "AzureAttestationService", "AmberAt
 
 _BINDING = b"imagekit report data 1\0"
 _OCCLUM_REPORT_DATA = "ppml"
-
-
-def wanted(env: Mapping[str, str], sealed: Attestation) -> bool:
-    """Whether this start has to attest.
-
-    Args:
-        env: variables of the request.
-        sealed: what the image says; if it demands attestation, the host cannot switch that off.
-
-    Raises:
-        Stop: ``ATTESTATION`` is neither a word for yes nor for no; nothing is switched off by a
-            word that is not understood, or by an empty one.
-    """
-    asked = [env.get("ATTESTATION"), sealed.settings.get("ATTESTATION")]
-    if "" in asked:
-        raise Stop(REFUSED, 'ATTESTATION is empty: set it to "true" or "false", or leave it out')
-    words = [is_true("ATTESTATION", value) for value in asked if value is not None]
-    return sealed.required or any(words)
 
 
 def report_data(nonce: bytes, challenge: str, user: str) -> bytes:
@@ -121,7 +104,7 @@ def _attest(spec: Launch, env: Mapping[str, str], place: Place, devices: quote.D
     service_type = _service_type(given)
     kind = _kind(given, spec, place)
     who = ehsm.Credentials(_needed(given, "APP_ID"), _needed(given, "API_KEY"))
-    service = settings.service(given, "ATTESTATION", _needed(given, "ATTESTATION_URL"))
+    service = service_of(given, "ATTESTATION", _needed(given, "ATTESTATION_URL"))
     accepted = _accepted(given)
     _notes(spec, given, kind)
     nonce = os.urandom(32)

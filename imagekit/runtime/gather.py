@@ -13,7 +13,7 @@ import os
 import re
 from typing import Mapping, Sequence  # noqa: UP035 - Python 3.8
 
-from . import flink, flink_conf, kubernetes, properties
+from . import kubernetes
 from .launch import FLINK_ROLES, SPARK_ROLES, Launch
 from .request import Request
 from .stop import REFUSED, UNUSABLE, Stop
@@ -25,6 +25,9 @@ KEY_FILES = ("LOCAL_DATA_KEY", "EHSM_PRIMARY_KEY", "EHSM_DATA_KEY")
 SECRET_FILES = ("API_KEY", "_SPARK_AUTH_SECRET")
 """Variables whose value may stand in the file that ``…_FILE`` names, so that it is not part of the
 container's description."""
+POD_TEMPLATE = "SPARK_POD_TEMPLATE"
+"""Its ``…_DATA`` is the pod template of executors, which Spark mounts into a driver's pod."""
+_POD_TEMPLATE = "spark.kubernetes.executor.podTemplateFile"
 
 _ASKS_KUBERNETES = ("driver", "submit", "jobmanager", "standalone-job")
 """Roles that start pods."""
@@ -73,7 +76,9 @@ def role_of(arguments: Sequence[str]) -> tuple[str, tuple[str, ...]] | None:
         )
     if word in SPARK_ROLES:
         return (word, tuple(arguments[1:]))
-    return flink.container_role(arguments)
+    from .flink_args import container_role
+
+    return container_role(arguments)
 
 
 def gather(
@@ -106,7 +111,11 @@ def gather(
             wanted.pop(f"{name}_FILE", None)
     if role in _ASKS_KUBERNETES:
         wanted.update(kubernetes.read_account(env, account_folder))
-    return Request(role, tuple(args), wanted, _conf(role, args, env, spec))
+    conf = _conf(role, args, env, spec)
+    template = conf.get(_POD_TEMPLATE)
+    if role == "driver" and template:
+        wanted[f"{POD_TEMPLATE}_DATA"] = base64.b64encode(_read(template, _POD_TEMPLATE)).decode()
+    return Request(role, tuple(args), wanted, conf)
 
 
 def _goes_in(name: str, role: str) -> bool:
@@ -128,9 +137,9 @@ def _conf(role: str, args: Sequence[str], env: Mapping[str, str], spec: Launch) 
 def _spark_conf(args: Sequence[str], env: Mapping[str, str], spec: Launch) -> dict[str, str]:
     """Spark's properties: of the file that is named, else of its default place, if it is there."""
     path = None
-    for word, following in zip(args, (*args[1:], "")):
+    for position, word in enumerate(args):
         if word == _CONF_OPTION:
-            path = following
+            path = args[position + 1] if position + 1 < len(args) else ""
         elif word.startswith(f"{_CONF_OPTION}="):
             path = word.partition("=")[2]
     if path is None:
@@ -139,8 +148,10 @@ def _spark_conf(args: Sequence[str], env: Mapping[str, str], spec: Launch) -> di
         if not os.path.isfile(path):
             return {}
     text = _read(path, _CONF_OPTION).decode("utf-8", "replace")
+    from .properties import parse_properties
+
     try:
-        return properties.parse_properties(text)
+        return parse_properties(text)
     except ValueError as error:
         raise Stop(UNUSABLE, f"{path}: {error}") from None
 
@@ -158,8 +169,10 @@ def _flink_conf(env: Mapping[str, str], spec: Launch) -> dict[str, str]:
 
 
 def _parsed(where: str, text: str) -> dict[str, str]:
+    from .flink_conf import parse_conf
+
     try:
-        return flink_conf.parse_conf(text)
+        return parse_conf(text)
     except ValueError as error:
         raise Stop(UNUSABLE, f"{where}: {error}") from None
 

@@ -1,13 +1,13 @@
 """The launcher inside the enclave: check what the host asks for, then become the program.
 
 It is the first program in the enclave. A strict manifest fixes its arguments, its code and
-``launch.json`` are trusted files; what the host can choose arrives in passed-through variables, each
-of which must match its pattern, and in one launch request, whose every word must fit the closed
-grammar of the specification. There is no shell, nothing is expanded, and nothing of this program
-stays behind: ``execve`` replaces it, so signals and the exit code are the program's own.
+``launch.json`` are trusted files; what the host can choose arrives in passed-through variables,
+each of which must match its pattern, and in one launch request, whose every word must fit the
+closed grammar of the specification. There is no shell, nothing is expanded, and nothing of this
+program stays behind: ``execve`` replaces it, so signals and the exit code are the program's own.
 
-Order: specification, request, role, attestation, keys, files, program. Nothing is written and no key
-is set before the attestation has succeeded.
+Order: specification, request, role, attestation, keys, files, program. Nothing is written and no
+key is set before the attestation has succeeded.
 
 Python 3.8, standard library, nothing else of this package.
 """
@@ -139,10 +139,10 @@ def split_request(
         Stop: in the strict profile, a variable that nobody answers for, or a value that does not
             match its pattern.
     """
-    from . import attest, storage
+    from .settings import ATTESTATION, STORAGE
 
     strict = spec.profile == "strict"
-    services = {**attest.VARIABLES, **storage.VARIABLES}
+    services = {**ATTESTATION, **STORAGE}
     role: dict[str, str] = {}
     service: dict[str, str] = {}
     settings: dict[str, str] = {}
@@ -275,14 +275,14 @@ def run(spec_path: str, host: Mapping[bytes, bytes]) -> NoReturn:
     become(command.argv[0], command.argv, env)
 
 
-def _services(
-    spec: launch.Launch, env: Mapping[str, str], command: Command, place: Place
-) -> None:
+def _services(spec: launch.Launch, env: Mapping[str, str], command: Command, place: Place) -> None:
     """Attest if told to, then set keys and look at the folders."""
     if env or spec.attestation.required:
-        from . import attest
+        from .settings import wanted
 
-        if attest.wanted(env, spec.attestation):
+        if wanted(env, spec.attestation):
+            from . import attest
+
             attest.attest(spec, env, place)
     if env or spec.encrypted or command.storage:
         from . import storage

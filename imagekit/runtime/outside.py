@@ -9,7 +9,7 @@ itself by the next program. Where it is process 1 of the container it does the d
 |---|---|
 | a role or nothing, ``SGX_ENABLED=true`` | ``gramine-sgx bash`` in ``/ppml`` |
 | the same and ``SGX_MODE=direct`` | ``gramine-direct bash`` in ``/ppml``: no enclave, development |
-| a role or nothing, ``SGX_ENABLED=false`` | the same program natively, by the launcher's own rules |
+| a role or nothing, ``SGX_ENABLED=false`` | the same program natively, by the launcher's rules |
 | anything else | that command, outside the enclave |
 
 In the strict profile the request goes in as one variable and the launcher inside decides. In the
@@ -34,6 +34,7 @@ from . import gather, init, inside, qcnl
 from .launch import Launch
 from .place import SIZE_VARIABLE
 from .request import VARIABLE, Request, write_request
+from .settings import wanted
 from .stop import REFUSED, UNUSABLE, Stop
 
 
@@ -167,9 +168,7 @@ def _need_devices(request: Request, spec: Launch, places: Places) -> None:
             f"no SGX device: neither {' nor '.join(places.devices)} is there; give the container "
             "the device, or set SGX_ENABLED=false",
         )
-    from . import attest
-
-    if not attest.wanted(request.env, spec.attestation):
+    if not wanted(request.env, spec.attestation):
         return
     if not any(_is_device(path) for path in places.provision):
         raise Stop(

@@ -12,9 +12,9 @@ from __future__ import annotations
 import re
 from typing import Mapping  # noqa: UP035 - Python 3.8
 
-from . import tls
-from .launch import Launch
+from .launch import Attestation, Launch
 from .stop import REFUSED, UNUSABLE, Stop
+from .words import is_true
 
 _WORD = r"(?i:true|1|yes|on|false|0|no|off)"
 _TEXT = r"[\x20-\x7e]{0,1024}"
@@ -93,6 +93,24 @@ SEALED_ONLY = _compiled({"ALLOW_LOCAL_DATA_KEY": _WORD})
 _ONLY_IF_SEALED = ("ATTESTATION_ACCEPT",)  # under strict: it weakens a check
 
 
+def wanted(env: Mapping[str, str], sealed: Attestation) -> bool:
+    """Whether this start has to attest.
+
+    Args:
+        env: variables of the request.
+        sealed: what the image says; if it demands attestation, the host cannot switch that off.
+
+    Raises:
+        Stop: ``ATTESTATION`` is neither a word for yes nor for no; nothing is switched off by a
+            word that is not understood, or by an empty one.
+    """
+    asked = [env.get("ATTESTATION"), sealed.settings.get("ATTESTATION")]
+    if "" in asked:
+        raise Stop(REFUSED, 'ATTESTATION is empty: set it to "true" or "false", or leave it out')
+    words = [is_true("ATTESTATION", value) for value in asked if value is not None]
+    return sealed.required or any(words)
+
+
 def merge(
     spec: Launch, host: Mapping[str, str], known: Mapping[str, re.Pattern[str]]
 ) -> dict[str, str]:
@@ -131,36 +149,3 @@ def merge(
                 raise Stop(REFUSED, f"{name}: refused, only a strict image itself can set it")
         settings.setdefault(name, value)
     return settings
-
-
-def service(given: Mapping[str, str], prefix: str, address: str, port: str = "") -> tls.Service:
-    """Make the description of a service from settings.
-
-    Args:
-        given: settings, as :func:`merge` gives them.
-        prefix: ``ATTESTATION`` or ``EHSM``. If eHSM has none of the settings ``…_CA``,
-            ``…_PIN_SHA256`` and ``…_SERVER_NAME`` of its own, it is known as the attestation
-            service is.
-        address: as :func:`.tls.parse_address` takes it.
-        port: the port where the address may be without one.
-
-    Raises:
-        Stop: one of them is unusable.
-    """
-    label = f"{prefix}_URL"
-    host, number = tls.parse_address(label, address, port)
-    if not any(f"{prefix}_{name}" in given for name in ("CA", "PIN_SHA256", "SERVER_NAME")):
-        prefix = "ATTESTATION"
-    pin = given.get(f"{prefix}_PIN_SHA256", "")
-    limit = int(given.get("ATTESTATION_TIMEOUT", tls.LIMIT))
-    if limit < 1:
-        raise Stop(REFUSED, "ATTESTATION_TIMEOUT is not a number of seconds from 1 to 999")
-    return tls.Service(
-        label=label,
-        host=host,
-        port=number,
-        server_name=given.get(f"{prefix}_SERVER_NAME", ""),
-        ca=given.get(f"{prefix}_CA", ""),
-        pin=tls.parse_pin(f"{prefix}_PIN_SHA256", pin) if pin else b"",
-        limit=float(limit),
-    )

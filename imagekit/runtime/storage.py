@@ -31,7 +31,7 @@ from contextlib import suppress
 from posixpath import isabs, normpath
 from typing import Mapping  # noqa: UP035 - Python 3.8
 
-from . import ehsm, https, settings
+from . import settings
 from .canary import check_canary
 from .launch import Encrypted, Launch
 from .place import DIRECT, NATIVE, Place
@@ -162,12 +162,15 @@ def _local_key(spec: Launch, given: Mapping[str, str]) -> bytes:
 
 def _ehsm_key(given: Mapping[str, str], place: Place) -> bytes:
     """Have eHSM decrypt the data key."""
+    from . import ehsm, https  # only here: most starts need neither
+    from .service import service_of
+
     if place.kind == DIRECT:
         raise Stop(REFUSED, "gramine-direct has no enclave: no key is fetched from eHSM for it")
     for name in ("EHSM_URL", "APP_ID", "API_KEY"):
         if name not in given:
             raise Stop(REFUSED, f"ENCRYPTED_FSD is enabled, but {name} is empty")
-    service = settings.service(given, "EHSM", given["EHSM_URL"], given.get("EHSM_PORT", ""))
+    service = service_of(given, "EHSM", given["EHSM_URL"], given.get("EHSM_PORT", ""))
     who = ehsm.Credentials(given["APP_ID"], given["API_KEY"])
     key_id = _text(given, "EHSM_PRIMARY_KEY")
     if _KEY_ID.fullmatch(key_id) is None:

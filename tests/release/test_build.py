@@ -103,7 +103,10 @@ def test_strict_trusts_every_file_and_seals_the_command(project, imagekit):
     assert "insecure__use_host_env" not in manifest["loader"]
     assert manifest["loader"]["argv"][-1] == "/opt/imagekit/launcher.pyz"
     env = manifest["loader"]["env"]
-    assert [name for name, value in env.items() if isinstance(value, dict)] == ["POD_NAME"]
+    assert [name for name, value in env.items() if isinstance(value, dict)] == [
+        "IMAGEKIT_REQUEST",
+        "POD_NAME",
+    ]
     launch = json.loads(rootfs.read("/opt/imagekit/launch.json"))
     assert launch["argv"] == [f"{JAVA}/bin/java", "-version"]
     assert launch["env"]["JAVA_HOME"] == JAVA

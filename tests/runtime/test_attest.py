@@ -98,27 +98,27 @@ def outcome(capfd, gramine):
 
 @pytest.mark.parametrize("word", ["true", "True", "TRUE", "1", "yes", "Yes", "on"])
 def test_words_for_yes_turn_it_on(word):
-    assert attest.wanted({"ATTESTATION": word}, Attestation(False, {})) is True
+    assert settings.wanted({"ATTESTATION": word}, Attestation(False, {})) is True
 
 
 @pytest.mark.parametrize("word", ["false", "False", "0", "no", "off", "OFF"])
 def test_words_for_no_leave_it_off_unless_the_image_demands_it(word):
-    assert attest.wanted({"ATTESTATION": word}, Attestation(False, {})) is False
-    assert attest.wanted({"ATTESTATION": word}, Attestation(True, {})) is True
-    assert attest.wanted({"ATTESTATION": word}, Attestation(False, {"ATTESTATION": "1"})) is True
+    assert settings.wanted({"ATTESTATION": word}, Attestation(False, {})) is False
+    assert settings.wanted({"ATTESTATION": word}, Attestation(True, {})) is True
+    assert settings.wanted({"ATTESTATION": word}, Attestation(False, {"ATTESTATION": "1"})) is True
 
 
 def test_without_a_word_the_image_decides():
-    assert attest.wanted({}, Attestation(False, {})) is False
-    assert attest.wanted({}, Attestation(True, {})) is True
-    assert attest.wanted({}, Attestation(False, {"ATTESTATION": "true"})) is True
+    assert settings.wanted({}, Attestation(False, {})) is False
+    assert settings.wanted({}, Attestation(True, {})) is True
+    assert settings.wanted({}, Attestation(False, {"ATTESTATION": "true"})) is True
 
 
 @pytest.mark.parametrize("required", [False, True])
 @pytest.mark.parametrize("word", ["", "ture", "2", "enabled", "true;", "ja", "0x1", "null"])
 def test_any_other_word_is_an_error_and_never_an_off(word, required):
     with pytest.raises(Stop) as caught:
-        attest.wanted({"ATTESTATION": word}, Attestation(required, {}))
+        settings.wanted({"ATTESTATION": word}, Attestation(required, {}))
     assert caught.value.code == REFUSED
     assert not word or word not in caught.value.line.replace("true", "")
 
