@@ -16,11 +16,8 @@ HIDDEN = "*********(redacted)"
 
 _SECRET = re.compile(r"passw(or)?d|secret|token|credential|access.?key|key$", re.IGNORECASE)
 _ASSIGNED = re.compile(r"(-D|-+)?([^=\s]+)=(.*)", re.DOTALL)
-_INSIDE = re.compile(  # lengths are bounded, as a long word would take for ever otherwise
-    r"((?:[\w.-]{0,99}(?:passw(?:or)?d|secret|token|credential|access.?key)[\w.-]{0,99}"
-    r"|[\w.-]{0,99}key)\s{0,9}[=:]\s{0,9})[^\s;&,]+",
-    re.IGNORECASE,
-)
+_NAMED = re.compile(r"(?<![\w.-])([\w.-]+)\s*[=:]\s*")
+_VALUE = re.compile(r"[^\s;&,]*")
 _OPTION = re.compile(r"-+[\w.-]+")
 _USER = re.compile(r"(://[^/@\s:]*:)[^/@\s]+@")
 _PLAIN = re.compile(r"[\w@%+=:,./*\[\]()-]+", re.ASCII)
@@ -68,7 +65,21 @@ def _hide(word: str, assigned: re.Match[str]) -> str:
 
 
 def _scrub(text: str) -> str:
-    return _USER.sub(rf"\1{HIDDEN}@", _INSIDE.sub(rf"\1{HIDDEN}", text))
+    """Hide what stands after a secret's name anywhere in a text, and passwords in addresses."""
+    out = []
+    position = 0
+    while True:
+        named = _NAMED.search(text, position)
+        if named is None:
+            break
+        out.append(text[position : named.end()])
+        position = named.end()
+        if is_secret(named[1]):
+            value = _VALUE.match(text, position)
+            assert value is not None  # it matches nothing, too
+            position = value.end()
+            out.append(HIDDEN)
+    return _USER.sub(rf"\1{HIDDEN}@", "".join([*out, text[position:]]))
 
 
 def command_line(argv: Sequence[str]) -> str:
