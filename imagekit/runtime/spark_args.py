@@ -47,7 +47,7 @@ _NO_JOB = {
     *("--extra-properties-file", "--driver-default-class-path"),
 }
 _NAME = re.compile(r"--?[A-Za-z][A-Za-z0-9-]{0,40}")
-_PROPERTY_NAME = re.compile(r"[A-Za-z0-9_.-]{1,120}")
+_PROPERTY_NAME = re.compile(r"[A-Za-z0-9_.*/-]{1,120}")
 
 
 class Submission(NamedTuple):
