@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -76,37 +77,78 @@ def test_a_second_output_is_the_same_image_and_reads_the_base_no_more(built):
     assert "from the cache" in done.stderr
 
 
-def test_the_sealed_job_runs_and_computes(built, tmp_path):
-    """Unpacked by umoci and started by its own entry point, through the stand-in launcher."""
-    bundle = tmp_path / "bundle"
+@pytest.fixture(scope="module")
+def unpacked(built, tmp_path_factory):
+    """The image's files, unpacked by umoci."""
+    bundle = tmp_path_factory.mktemp("unpacked") / "bundle"
     subprocess.run(
         ["umoci", "unpack", "--image", f"{built}/out:{IMAGE}", bundle],
         check=True,
         capture_output=True,
     )
-    root = bundle / "rootfs"
+    return bundle / "rootfs"
+
+
+def start(root, *words, **env):
+    """Start the image's own entry point in its files, with an own /tmp."""
     script = (
         "mount -t proc proc $0/proc && mount -t tmpfs tmpfs $0/tmp && "
-        "mount --bind /dev $0/dev && exec chroot $0 /opt/entrypoint.sh"
+        'mount --bind /dev $0/dev && exec chroot $0 /opt/entrypoint.sh "$@"'
     )
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script, root],
-        env={
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "SGX_ENABLED": "true",
-            "SGX_MODE": "direct",
-            "JAVA_TOOL_OPTIONS": "-Dhost.was.here=1",
-        },
+    return subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, root, *words],
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **env},
         capture_output=True,
         text=True,
         check=False,
         timeout=600,
     )
+
+
+def test_the_sealed_job_runs_and_computes(unpacked):
+    """Started through the stand-in launcher, which takes everything from the manifest."""
+    done = start(unpacked, SGX_ENABLED="true", SGX_MODE="direct")
     assert done.returncode == 0, done.stderr
     assert "499500" in done.stdout
     assert "STAND-IN" in done.stderr
-    assert "host.was.here" not in done.stderr  # java announces the variable when it sees it
-    assert not (root / "metastore_db").exists()
+    assert not (unpacked / "metastore_db").exists()
+
+
+SQL_CLI = "org.apache.spark.sql.hive.thriftserver.SparkSQLCLIDriver"
+SQL_JAR = "local:///opt/spark/jars/spark-hive-thriftserver_2.12-3.5.9.jar"
+QUERY = ("submit", "--master", "local[2]", "--class", SQL_CLI, SQL_JAR, "-e")
+
+
+def test_a_role_takes_what_the_host_may_choose(unpacked):
+    words = (*QUERY, "SELECT sum(id) + 1 FROM range(1000)")
+    done = start(unpacked, *words, SGX_ENABLED="true", SGX_MODE="direct")
+    assert done.returncode == 0, done.stderr
+    assert "499501" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "named"),
+    [
+        ((), {"JAVA_TOOL_OPTIONS": "-Dhost.was.here=1"}, "JAVA_TOOL_OPTIONS"),
+        ((), {"LD_PRELOAD": "/host.so"}, "LD_PRELOAD"),
+        ((), {"sgx_command": "/usr/bin/id"}, "sgx_command"),
+        ((*QUERY, "DROP TABLE host"), {}, "argument 2"),
+        (("submit", "--class", "host.Other", SQL_JAR), {}, "--class"),
+        (("submit", "--class", SQL_CLI, "local:///tmp/host.jar"), {}, "jar"),
+        ((QUERY[0], "--conf", "spark.authenticate=false", *QUERY[1:]), {}, "spark.authenticate"),
+        ((QUERY[0], "--conf", "spark.plugins=host.P", *QUERY[1:]), {}, "spark.plugins"),
+        (("driver-py", "host.py"), {}, "driver-py"),
+        (("jobmanager",), {}, "jobmanager"),
+    ],
+)
+def test_what_the_host_may_not_choose_is_refused_by_name(unpacked, words, env, named):
+    done = start(unpacked, *words, SGX_ENABLED="true", SGX_MODE="direct", **env)
+    assert done.returncode == 2
+    refusal = done.stderr.splitlines()[-1]
+    assert refusal.startswith("imagekit: error: ")
+    assert named in refusal
+    assert "host." not in refusal  # no value of the host's is shown
+    assert "499" not in done.stdout
 
 
 @pytest.mark.integration("dockerd", "docker-registry", root=True)
@@ -153,3 +195,61 @@ def test_docker_runs_the_job(built, engine):
     flags = ("run", "--rm", "--tmpfs", "/tmp:exec", "--env", "SGX_ENABLED=true")
     said = engine.docker(*flags, "--env", "SGX_MODE=direct", f"localhost/{IMAGE}")
     assert "499500" in said
+
+
+@pytest.mark.integration("dockerd", root=True)
+def test_docker_runs_a_driver_as_kubernetes_starts_it(built, engine, tmp_path):
+    """Spark's own words, with the properties in a mounted file and a secret in a variable."""
+    imagekit("build", "--epc", "16g", "--log", "error", "--load", cwd=built)
+    conf = tmp_path / "spark.properties"
+    conf.write_text(
+        "spark.master=local[2]\nspark.app.name=as-kubernetes\nspark.submit.deployMode=cluster\n"
+        "spark.driver.port=7078\n"
+        "spark.kubernetes.submitInDriver=true\nspark.kubernetes.sgx.enabled=true\n"
+    )
+    inside = "/opt/spark/conf/spark.properties"
+    flags = ("run", "--rm", "--tmpfs", "/tmp:exec", "--volume", f"{conf}:{inside}:ro")
+    env = ("--env", "SGX_MODE=direct", "--env", "SPARK_DRIVER_BIND_ADDRESS=127.0.0.1")
+    env += ("--env", "SPARK_AUTHENTICATE_SECRET=s3cret-of-a-job")
+    words = ("driver", "--properties-file", inside, "--class", SQL_CLI, SQL_JAR, "-e")
+    command = ["docker", "--host", engine.host, *flags, *env, f"localhost/{IMAGE}", *words]
+    done = subprocess.run(
+        [*command, "SELECT sum(id) + 2 FROM range(1000)"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "499502" in done.stdout
+    assert "s3cret" not in done.stdout + done.stderr
+
+
+@pytest.mark.integration("dockerd", root=True)
+def test_docker_stops_a_server_and_sees_its_status(built, engine):
+    """Process 1 passes SIGTERM on; the status is the JVM's; nobody sees the secret."""
+    imagekit("build", "--epc", "16g", "--log", "error", "--load", cwd=built)
+    flags = ("run", "--detach", "--tmpfs", "/tmp:exec", "--env", "SGX_ENABLED=false")
+    secret = ("--env", "SPARK_AUTHENTICATE_SECRET=s3cret-of-a-server")
+    image = f"localhost/{IMAGE}"
+    name = engine.docker(*flags, *secret, image, "thrift", "--master", "local[2]")
+    try:
+        end = time.monotonic() + 120
+        while "ThriftBinaryCLIService" not in logs(engine, name):
+            assert time.monotonic() < end, logs(engine, name)
+            time.sleep(0.5)
+        seen = engine.docker("exec", name, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\\\0' ' '")
+        assert "HiveThriftServer2" in seen
+        assert "s3cret" not in seen
+        assert "s3cret" not in logs(engine, name)
+        engine.docker("stop", "--time", "30", name)
+        assert engine.docker("inspect", "--format", "{{.State.ExitCode}}", name) == "143"
+    finally:
+        engine.docker("rm", "--force", name)
+
+
+def logs(engine, name):
+    """What a container has said so far."""
+    done = subprocess.run(
+        ["docker", "--host", engine.host, "logs", name], capture_output=True, text=True, check=True
+    )
+    return done.stdout + done.stderr
