@@ -14,14 +14,13 @@ object LocalTables {
     spark.sql("USE test_db")
     spark.sql("CREATE TABLE person (name STRING, age INT, job STRING) " +
       "ROW FORMAT DELIMITED FIELDS TERMINATED BY '\\t' STORED AS TEXTFILE")
-    spark.sql("INSERT INTO person VALUES ('Bob', 1, 'Engineer')")
-    spark.sql("INSERT INTO person VALUES ('Eve', 2, 'Driver')")
+    spark.sql("INSERT INTO person VALUES ('Bob', 1, 'Engineer'), ('Eve', 2, 'Driver')")
     val rows = spark.sql("SELECT name, age, job FROM person ORDER BY name").collect()
     println("person: " + rows.map(_.mkString(" ")).mkString("; "))
 
     spark.table("person").coalesce(1).write.parquet(s"$folder/parquet")
     println(s"parquet: ${spark.read.parquet(s"$folder/parquet").count()}")
-    spark.table("person").write.partitionBy("age").saveAsTable("saved")
+    spark.table("person").coalesce(1).write.saveAsTable("saved")
     println(s"saved: ${spark.table("saved").count()}")
 
     val stream = spark.readStream
