@@ -24,12 +24,33 @@ __all__ = [
     "home",
     "refused",
     "request_of",
+    "sealing",
     "spec",
     "written",
 ]
 
 GOLDEN = Path(__file__).parent / "golden" / "flink"
-STARTS = json.loads((GOLDEN / "kubernetes.json").read_text())
+PODS = Path(__file__).parent / "golden" / "kubernetes"
+
+
+def _recorded():
+    """Starts with odd arguments, then those of BigDL's guide, of which some set TLS up."""
+    yield from json.loads((GOLDEN / "kubernetes.json").read_text())
+    for path in sorted(PODS.glob("flink-*.json")):
+        pod = json.loads(path.read_text())
+        words = path.stem.split("-")
+        kind = "session" if "session" in words else "application"
+        yield {
+            "flink": words[1],
+            "kind": "taskmanager" if words[-1] == "taskmanager" else kind,
+            "args": pod["args"],
+            "env": {name: pod["env"][name] for name in pod["env"] if name in flink.VARIABLES},
+            "file": pod["properties_file"].rpartition("/")[2],
+            "conf": pod["properties"],
+        }
+
+
+STARTS = list(_recorded())
 IDS = [f"{start['flink']}-{start['kind']}" for start in STARTS]
 
 HERE = Place(NATIVE, False, None, "/none")
@@ -43,7 +64,11 @@ REST_TLS = {
     "security.ssl.rest.enabled": "true",
     "security.ssl.rest.authentication-enabled": "true",
 }
-NAMED = {"classes": ["org.example.WordCount"], "jars": ["/opt/job/job.jar"], "arguments": ".{1,9}"}
+NAMED = {
+    "classes": ["org.example.WordCount", "io.imagekit.jobs.WordCount"],
+    "jars": ["/opt/job/job.jar", "/opt/flink/examples/WordCount.jar"],
+    "arguments": ".{1,9}",
+}
 MEMORY = {
     "jobmanager.memory.process.size": "1600m", "taskmanager.memory.process.size": "1728m",
     "jobmanager.rpc.address": "jm",
@@ -86,12 +111,16 @@ def spec(home):
 def request_of(start):
     """The launch request of a recorded start, as the entry point makes it."""
     role, args = flink.container_role(start["args"])
-    env = {**start["env"]}
-    for name, value in (("_POD_IP_ADDRESS", "10.1.2.3"), ("_POD_NODE_ID", "node-1")):
-        if name in env:
-            env[name] = value
-    env.setdefault("_POD_IP_ADDRESS", "10.1.2.3")
+    fields = {"_POD_IP_ADDRESS": "10.1.2.3", "_POD_NODE_ID": "node-1"}
+    env = {name: fields.get(name, value) for name, value in start["env"].items()}
+    env.setdefault("_POD_IP_ADDRESS", "10.1.2.3")  # the entry point's, for a TaskManager
     return Request(role, args, env, parse_conf(start["conf"], start["file"]))
+
+
+def sealing(request):
+    """What an image seals so that a start's own keys are the image's."""
+    tls = {name: value for name, value in request.conf.items() if name.startswith("security.")}
+    return {**INTERNAL_TLS, **REST_TLS, **tls}
 
 
 def written(command):

@@ -22,52 +22,53 @@ MAIN = {
 @pytest.mark.parametrize("place", [HERE, IN_8G], ids=["native", "enclave"])
 @pytest.mark.parametrize("start", STARTS, ids=IDS)
 def test_a_real_start_is_composed_under_strict(start, place, spec, home):
-    old = start["flink"] < "1.19"
-    sealed = {**INTERNAL_TLS, **REST_TLS}
     request = request_of(start)
+    sealed = sealing(request)
     command = flink.compose(spec(version=start["flink"], conf=sealed), request, place)
     argv = list(command.argv)
     assert argv[0] == "/jdk/bin/java"
     main = argv.index(MAIN[start["kind"]])
     taskmanager = start["kind"] == "taskmanager"
     assert argv[main + 1 :] == (["--configDir", CONF_FOLDER] if taskmanager else [])
-    assert argv[main - 2] == "-classpath"
     jars = ("flink-csv.jar", "flink-zzz.jar", "log4j-core.jar", "flink-dist-1.jar")
-    assert argv[main - 1] == ":".join(f"{home}/lib/{jar}" for jar in jars)
-    properties = [word for word in argv if re.match(r"-D(?!log|jdk\.|io\.netty|java\.)", word)]
-    assert properties == []
+    assert argv[main - 2 : main] == ["-classpath", ":".join(f"{home}/lib/{jar}" for jar in jars)]
+    assert [word for word in argv if re.match(r"-D(?!log|jdk\.|io\.netty|java\.)", word)] == []
     assert list(command.files) == [f"{CONF_FOLDER}/{start['file']}"]
     conf = written(command)
-    assert conf["taskmanager.network.netty.transport"] == "nio"
-    assert items_of(conf, "pipeline.jars") in (
-        [],
-        ["file:/opt/job/job.jar"],
-        ["local:///opt/job/job.jar"],
-    )
-    if start["kind"] != "session":
-        assert items_of(conf, "$internal.application.program-args") == [
-            "--input",
-            "a b",
-            "--x",
-            "it's",
-        ]
-        assert command.storage["io.tmp.dirs"] == "/tmp/encrypted-fs"
     assert sealed.items() <= conf.items()
+    assert conf["taskmanager.network.netty.transport"] == "nio"
+    assert "env.java.opts.all" not in conf
+    assert command.storage["io.tmp.dirs"] == request.conf.get("io.tmp.dirs", "/tmp/flink")
     assert command.env["FLINK_CONF_DIR"] == CONF_FOLDER
     assert command.env["_POD_IP_ADDRESS"] == "10.1.2.3"
-    assert old or "env.java.opts.all" not in conf
+    if start["kind"] != "session":
+        arguments = items_of(conf, "$internal.application.program-args")
+        assert arguments in (["--input", "a b", "--x", "it's"], ["--rounds", "3"], [])
+        (jar,) = items_of(conf, "pipeline.jars")
+        assert re.fullmatch("file:/[^/].*" if taskmanager else "local:///.*", jar)
+
+
+@pytest.mark.parametrize("start", STARTS, ids=IDS)
+def test_a_real_start_with_other_keys_than_the_sealed_ones_is_refused(start, spec):
+    request = request_of(start)
+    sealed = {**INTERNAL_TLS, **REST_TLS}
+    if not any("keystore" in name for name in request.conf):
+        request = request._replace(conf={**request.conf, "security.ssl.internal.keystore": "/x"})
+    line = refused(spec(version=start["flink"], conf=sealed), request)
+    assert line.startswith("security.ssl.internal.")
 
 
 @pytest.mark.parametrize("start", [s for s in STARTS if s["kind"] == "taskmanager"])
 def test_a_taskmanager_of_kubernetes_has_the_memory_that_the_jobmanager_computed(start, spec):
     request = request_of(start)
-    command = flink.compose(spec(version=start["flink"]), request, HERE)
+    image = spec(version=start["flink"], conf=sealing(request))
+    command = flink.compose(image, request, HERE)
     assert command.argv[1:5] == tuple(start["env"]["FLINK_TM_JVM_MEM_OPTS"].split())
     given_ = dict(re.findall(r"-D (\S+)=(\S+)", start["args"][2]))
     assert len(given_) == 13
     assert given_.items() <= written(command).items()
     lying = request._replace(env={**request.env, "FLINK_TM_JVM_MEM_OPTS": "-Xmx99g"})
-    assert "FLINK_TM_JVM_MEM_OPTS" in refused(spec(version=start["flink"]), lying)
+    assert "FLINK_TM_JVM_MEM_OPTS" in refused(image, lying)
     compat = flink.compose(spec("compat", version=start["flink"]), lying, HERE)
     assert compat.argv[1] == "-Xmx99g"
 
@@ -210,7 +211,7 @@ def test_the_file_has_the_name_that_it_came_with(spec):
 
 
 def test_a_pods_account_goes_into_files_and_variables(spec):
-    (start,) = [s for s in STARTS if s["flink"] == "1.20.5" and s["kind"] == "application"]
+    start = next(s for s in STARTS if s["flink"] == "1.20.5" and s["kind"] == "application")
     request = request_of(start)
     token = "eyJhbGciOi.J9-_x"
     env = {**request.env, "KUBERNETES_TOKEN": token, "KUBERNETES_SERVICE_HOST": "10.0.0.1"}
