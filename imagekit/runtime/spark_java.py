@@ -100,6 +100,8 @@ def split_options(text: str, name: str) -> list[str]:
     Raises:
         Stop: a quote without its end.
     """
+    if not text:
+        return []
     import shlex  # only here: few commands need it
 
     try:

@@ -5,7 +5,6 @@ Python 3.8, standard library, nothing else of this package.
 
 from __future__ import annotations
 
-import base64
 from typing import Mapping, NamedTuple  # noqa: UP035 - Python 3.8
 
 from . import kubernetes
@@ -67,6 +66,8 @@ def access(request: Request, conf: Mapping[str, str]) -> Access:
         files.update(account.files)
     template = request.env.get(TEMPLATE)
     if template is not None:
+        import base64  # only here: few requests have one
+
         try:
             files[TEMPLATE_FILE] = base64.b64decode(template.encode(), validate=True)
         except ValueError:

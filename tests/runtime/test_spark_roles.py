@@ -228,6 +228,8 @@ def test_all_options_become_properties_so_that_argv_stays_small():
         (("--conf",), "--conf has no value: write --conf VALUE"),
         (("--conf", "hunter2"), "--conf is not followed by NAME=VALUE"),
         (("--conf", "=hunter2"), "--conf is not followed by NAME=VALUE"),
+        (("-c=a=b",), "an option: spark-submit has no such option"),
+        (("--class=",), "an option: spark-submit has no such option"),
         (("--help",), "--help starts no job here: name a class and a jar"),
         (("-h",), "--help starts no job here: name a class and a jar"),
         (("--version",), "--version starts no job here: name a class and a jar"),
