@@ -9,12 +9,18 @@ from typing import Any
 from imagekit.enclave.releases import GRAMINE_1_3
 from imagekit.errors import InputError, UsageError
 from imagekit.images.layers import LayerFile
-from imagekit.images.rootfs import Rootfs
 from imagekit.release.discover import Base
 from imagekit.release.runtimes import find_flink, find_java, find_spark
 from imagekit.render.templates import template_folder
 from imagekit.runtime.files import runtime_files, secured_argvs
-from imagekit.runtime.launch import FLINK_ROLES, SPARK_ROLES, Java, Product, launch_spec
+from imagekit.runtime.launch import (
+    FLINK_ROLES,
+    SPARK_ROLES,
+    Encrypted,
+    Java,
+    Product,
+    launch_spec,
+)
 from imagekit.runtime.paths import LAUNCH_SPEC, LOG_FOLDER, NO_FORK_JAR
 from imagekit.spec.options import AttestationOptions
 from imagekit.spec.project import Project
@@ -86,7 +92,6 @@ def runtime_layer_files(base: Base, project: Project) -> tuple[LayerFile, ...]:
         files.append(LayerFile(LAUNCH_SPEC, _compat_spec(project, products)))
         if base.release is GRAMINE_1_3 and base.rootfs.kind(SECURED_ARGVS) is None:
             files.append(LayerFile(SECURED_ARGVS, secured_argvs()))
-    files += _encrypted_folders(base.rootfs, project)
     return tuple(files)
 
 
@@ -103,15 +108,6 @@ def _java_files(products: Products) -> list[LayerFile]:
                 for path in sorted((folder / "log" / name).iterdir())
             ]
     return files
-
-
-def _encrypted_folders(rootfs: Rootfs, project: Project) -> list[LayerFile]:
-    """The folders of the encrypted files, which Gramine does not make."""
-    return [
-        LayerFile(mount.host, directory=True, mode=0o700)
-        for mount in project.encrypted
-        if rootfs.kind(mount.host) is None
-    ]
 
 
 def _strict_spec(base: Base, project: Project, products: Products) -> bytes:
@@ -144,18 +140,18 @@ def _facts(project: Project, products: Products) -> dict[str, Any]:
     def fields(value: Java | Product | None) -> dict[str, Any] | None:
         return None if value is None else value._asdict()
 
-    mounts = [{"path": mount.path, "key_name": mount.key} for mount in project.encrypted]
+    mounts = [Encrypted(*mount) for mount in project.encrypted]
     if project.profile == "compat":  # what its manifest template has of its own
         mounts = [
-            {"path": "/ppml/encrypted-fs", "key_name": "_sgx_mrsigner"},
-            {"path": "/ppml/encrypted-fsd", "key_name": "sgx_data_key"},
+            Encrypted("/ppml/encrypted-fs", "/ppml/encrypted-fs", "_sgx_mrsigner"),
+            Encrypted("/ppml/encrypted-fsd", "/ppml/encrypted-fsd", "sgx_data_key"),
             *mounts,
         ]
     return {
         "java": fields(products.java),
         "spark": fields(products.spark),
         "flink": fields(products.flink),
-        "encrypted": mounts,
+        "encrypted": [mount._asdict() for mount in mounts],
     }
 
 
@@ -214,7 +210,22 @@ def _check_launch(base: Base, project: Project, products: Products) -> None:
         _check_role(role, project, products)
 
 
+_SEALED = {
+    **dict.fromkeys(("driver", "executor"), "spark.authenticate"),
+    **dict.fromkeys(FLINK_ROLES, "security.ssl.internal.enabled"),
+}
+"""What has to be sealed as true for a role: without it whoever reaches a port of the role has it
+run code, and MRENCLAVE stands for no workload."""
+
+
 def _check_role(role: str, project: Project, products: Products) -> None:
+    name = _SEALED.get(role)
+    if name is not None and dict(project.launch.conf).get(name) != "true":
+        raise UsageError(
+            f"{project.path}: launch.conf: {name} is not sealed, and {role} would run code for "
+            "whoever reaches its port",
+            f'write launch: {{conf: {{{name}: "true"}}}}',
+        )
     needed: list[tuple[str, object, str]] = [("Java", products.java, "paths.java_home")]
     if role in SPARK_ROLES:
         needed.append(("Spark", products.spark, "paths.spark_home"))

@@ -57,7 +57,7 @@ _MAIN = {
     (TASK_MANAGER, True): "org.apache.flink.kubernetes.taskmanager.KubernetesTaskExecutorRunner",
 }
 
-_TEMPORARY = "/tmp/flink"  # noqa: S108 - inside the enclave a private tmpfs
+_TEMPORARY = "/tmp"  # noqa: S108 - inside the enclave a private tmpfs; Flink wants a folder that exists
 _FOLDERS = (
     *("io.tmp.dirs", "process.working-dir", "process.jobmanager.working-dir"),
     *("process.taskmanager.working-dir", "blob.storage.directory", "web.tmpdir", "web.upload.dir"),

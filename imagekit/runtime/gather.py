@@ -40,7 +40,7 @@ _SERVICES = (
 )
 _SERVICE_PREFIXES = ("ATTESTATION", "EHSM_", "LOCAL_DATA_KEY")
 _ROLE_PREFIXES = {
-    **dict.fromkeys(SPARK_ROLES, ("SPARK_", "SGX_", "_SPARK_")),
+    **dict.fromkeys(SPARK_ROLES, ("SPARK_", "SGX_", "_SPARK_", "HIVE_SERVER2_THRIFT_")),
     **dict.fromkeys(FLINK_ROLES, ("FLINK_", "SGX_", "_FLINK_", "_POD_", "JOB_MANAGER_")),
 }
 _ROLE_NAMES = ("NETTY_THREAD", "LOCAL_IP", "JVM_ARGS")

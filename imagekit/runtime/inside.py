@@ -32,6 +32,9 @@ LONGEST_SPEC = 1 << 20
 LONGEST_VALUE = 1 << 13
 """Bytes. A regular expression is not run on more than that."""
 
+WORKING_FOLDER = "/tmp"  # noqa: S108 - the one folder that can be written to in a strict enclave
+"""Where the programs of roles start."""
+
 INJECTIONS = (
     *("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "LD_AUDIT", "LD_PRELOAD"),
     *("SPARK_SUBMIT_OPTS", "sgx_command"),
@@ -216,6 +219,18 @@ def prepare(command: Command) -> None:
         raise Stop(UNUSABLE, f"{FOLDER}: cannot be written: {error.strerror}") from None
 
 
+def enter(folder: str) -> None:
+    """Make a folder the working one: Spark puts files there that it has fetched.
+
+    Raises:
+        Stop: it cannot be entered.
+    """
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise Stop(UNUSABLE, f"{folder}: {error.strerror}") from None
+
+
 def _own(folder: str) -> None:
     """Natively /tmp belongs to everybody: somebody else's folder is not written to."""
     status = os.lstat(folder)
@@ -270,6 +285,8 @@ def run(spec_path: str, host: Mapping[bytes, bytes]) -> NoReturn:
     command = compose(spec, request, place)
     _services(spec, service, command, place)
     prepare(command)
+    if request is not None and request.role:
+        enter(WORKING_FOLDER)
     for name, value in {**settings, **command.env}.items():
         env[name.encode()] = value.encode()
     become(command.argv[0], command.argv, env)

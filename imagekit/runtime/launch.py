@@ -11,7 +11,7 @@ part of the measurement::
      "conf_allowed": {"spark.y": "regular expression"},
      "java": {"home": "/usr/lib/jvm/x", "major": 17},
      "spark": {"home": "/opt/spark", "version": "3.5.9"}, "flink": null,
-     "encrypted": [{"path": "/data", "key_name": "warehouse"}],
+     "encrypted": [{"path": "/data", "host": "/data", "key_name": "warehouse"}],
      "attestation": {"required": false, "settings": {}}}
 
 ``argv`` is the sealed command, executed as it is, without a shell; empty if there is none. ``env``
@@ -80,10 +80,12 @@ class Encrypted(NamedTuple):
 
     Attributes:
         path: where it is seen inside.
+        host: folder of the container with the encrypted files.
         key_name: the key's name below ``/dev/attestation/keys``; ``_sgx_…`` is the CPU's own.
     """
 
     path: str
+    host: str
     key_name: str
 
 
@@ -312,9 +314,9 @@ def _encrypted(value: object) -> tuple[Encrypted, ...]:
     if not isinstance(value, list):
         raise ValueError("encrypted is not a list")
     for mount in value:
-        if not _has(mount, "path", "key_name") or not all(map(_is_text, mount.values())):
-            raise ValueError("encrypted holds something else than path and key_name")
-    return tuple(Encrypted(mount["path"], mount["key_name"]) for mount in value)
+        if not _has(mount, *Encrypted._fields) or not all(map(_is_text, mount.values())):
+            raise ValueError("encrypted holds something else than path, host and key_name")
+    return tuple(Encrypted(**mount) for mount in value)
 
 
 def _attestation(value: Any) -> Attestation:

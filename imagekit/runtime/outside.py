@@ -68,6 +68,7 @@ class Plan(NamedTuple):
         argv: its arguments, its own name first.
         folder: working folder to change to, None to stay.
         env: variables to add.
+        folders: folders of encrypted files, to be made if they are not there.
         notes: lines to print before; no values of variables in them.
     """
 
@@ -76,6 +77,7 @@ class Plan(NamedTuple):
     folder: str | None
     env: dict[str, str]
     notes: tuple[str, ...]
+    folders: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Without the environment, which may hold secrets."""
@@ -202,7 +204,8 @@ def _gramine(
         else:
             added["sgx_command"] = f"{sys.executable} -I {_launcher(spec_path)}"
             added.update(_size(places, program))
-    return Plan(path, (program, places.name), places.folder, added, notes)
+    folders = tuple(mount.host for mount in spec.encrypted)
+    return Plan(path, (program, places.name), places.folder, added, notes, folders)
 
 
 def _launcher(spec_path: str) -> str:
@@ -225,6 +228,14 @@ def _is_device(path: str) -> bool:
         return False
 
 
+def _make(folder: str) -> None:
+    """Make a folder of encrypted files: Gramine does not, and refuses to start without it."""
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)  # noqa: PTH103
+    except OSError as error:
+        raise Stop(UNUSABLE, f"{folder}: the folder of encrypted files: {error.strerror}") from None
+
+
 def start(arguments: Sequence[str], spec_path: str, places: Places) -> NoReturn:
     """Do what :func:`decide` says.
 
@@ -244,6 +255,8 @@ def start(arguments: Sequence[str], spec_path: str, places: Places) -> NoReturn:
     if written is not None:
         print(f"imagekit: PCCS_URL written to {written}", file=sys.stderr)
     sys.stderr.flush()
+    for folder in plan.folders:
+        _make(folder)
     env.update(plan.env)
     encoded = {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
     if os.getpid() == 1:

@@ -93,9 +93,7 @@ def parse_request(text: str) -> Request:
         raise ValueError("role is not text")
     if not isinstance(args, list) or not all(_is_text(word) for word in args):
         raise ValueError("args is not a list of texts")
-    return Request(
-        document["role"], tuple(args), _table(document, "env"), _table(document, "conf")
-    )
+    return Request(document["role"], tuple(args), _table(document, "env"), _table(document, "conf"))
 
 
 def _table(document: Mapping[str, Any], key: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imagekit.runtime import files, gather, outside
+from imagekit.runtime import files, gather, kubernetes, outside
 from imagekit.runtime.launch import launch_spec, parse_launch
 from imagekit.runtime.qcnl import qcnl_text, write_qcnl
 from imagekit.runtime.request import VARIABLE, parse_request
@@ -160,6 +160,18 @@ def test_attestation_needs_the_provision_device_and_aesm(image):
         image.decide(SGX_ENABLED="true", ATTESTATION="maybe")
 
 
+def test_folders_of_encrypted_files_are_made(image, tmp_path):
+    host = tmp_path / "a" / "b"
+    image.seal(encrypted=[{"path": "/data", "host": str(host), "key_name": "k"}])
+    assert image.start(SGX_ENABLED="true").returncode == 9
+    assert host.stat().st_mode & 0o777 == 0o700
+    assert image.start(SGX_ENABLED="true").returncode == 9  # it may be there
+    image.seal(encrypted=[{"path": "/data", "host": "/dev/null/x", "key_name": "k"}])
+    done = image.start(SGX_ENABLED="true")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "/dev/null/x" in done.stderr
+
+
 def test_gramine_that_is_not_installed_is_said(image):
     with pytest.raises(Stop, match="gramine-sgx is not on PATH"):
         image.decide(SGX_ENABLED="true", PATH="/nonexistent")
@@ -241,6 +253,44 @@ def test_only_what_a_role_may_care_for_goes_in():
     }  # fmt: skip
     assert goes_in("taskmanager", **env) == {"FLINK_TM_JVM_MEM_OPTS", "API_KEY"}
     assert goes_in("", **env) == {"API_KEY"}
+    assert goes_in("thrift", HIVE_SERVER2_THRIFT_PORT="1") == {"HIVE_SERVER2_THRIFT_PORT"}
+
+
+def test_a_secret_may_stand_in_a_file(tmp_path):
+    (tmp_path / "key").write_text("s3cret\n")
+    spec = parse_launch(launch_spec(["/x"]))
+    request = gather.gather("", (), {"API_KEY_FILE": str(tmp_path / "key")}, spec)
+    assert request.env == {"API_KEY": "s3cret"}
+    with pytest.raises(Stop, match="API_KEY_FILE: /nonexistent"):
+        gather.gather("", (), {"API_KEY_FILE": "/nonexistent"}, spec)
+
+
+def test_a_pods_account_goes_in_where_pods_are_started(tmp_path):
+    (tmp_path / "token").write_text("abc.def\n")
+    (tmp_path / "ca.crt").write_text("-----BEGIN CERTIFICATE-----\n")
+    (tmp_path / "namespace").write_text("default")
+    spec = parse_launch(launch_spec(["/x"], spark=SPARK))
+    env = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "SPARK_CONF_DIR": "/none"}
+    driver = gather.gather("driver", (), env, spec, str(tmp_path)).env
+    assert driver["KUBERNETES_TOKEN"] == "abc.def"
+    assert driver["KUBERNETES_SERVICE_HOST"] == "10.0.0.1"
+    found = kubernetes.account(driver)
+    assert found.files[kubernetes.TOKEN_FILE] == b"abc.def"
+    assert found.env["KUBERNETES_MASTER"] == "https://10.0.0.1:443"
+    assert "abc.def" not in repr(found)
+    assert "KUBERNETES_TOKEN" not in gather.gather("executor", (), env, spec, str(tmp_path)).env
+    assert gather.gather("driver", (), {}, spec, "/nonexistent").env == {}
+
+
+def test_the_pod_template_goes_in_as_content(tmp_path):
+    (tmp_path / "pod.yml").write_text("kind: Pod\n")
+    (tmp_path / "conf").write_text(
+        f"spark.kubernetes.executor.podTemplateFile={tmp_path}/pod.yml\n"
+    )
+    spec = parse_launch(launch_spec(["/x"], spark=SPARK))
+    words = ("--properties-file", str(tmp_path / "conf"))
+    env = gather.gather("driver", words, {}, spec, "/nonexistent").env
+    assert base64.b64decode(env["SPARK_POD_TEMPLATE_DATA"]) == b"kind: Pod\n"
 
 
 def test_variables_that_inject_code_go_in_so_that_they_are_refused_aloud():

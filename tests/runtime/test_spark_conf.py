@@ -25,7 +25,10 @@ from imagekit.runtime import spark, spark_table
 from imagekit.runtime.spark_conf import check_property, local_path, storage
 from imagekit.runtime.stop import REFUSED, Stop
 
-MOUNTS = [{"path": "/data/", "key_name": "warehouse"}, {"path": "/more", "key_name": "other"}]
+MOUNTS = [
+    {"path": "/data/", "host": "/h", "key_name": "warehouse"},
+    {"path": "/more", "host": "/i", "key_name": "other"},
+]
 URL = "spark.hadoop.javax.jdo.option.ConnectionURL"
 EVIL = "org.example.Evil"
 
