@@ -40,10 +40,11 @@ _SERVICES = (
 )
 _SERVICE_PREFIXES = ("ATTESTATION", "EHSM_", "LOCAL_DATA_KEY")
 _ROLE_PREFIXES = {
-    **dict.fromkeys(SPARK_ROLES, ("SPARK_", "SGX_", "_SPARK_", "HIVE_SERVER2_THRIFT_")),
+    **dict.fromkeys(SPARK_ROLES, ("SPARK_", "SGX_", "_SPARK_")),
     **dict.fromkeys(FLINK_ROLES, ("FLINK_", "SGX_", "_FLINK_", "_POD_", "JOB_MANAGER_")),
 }
 _ROLE_NAMES = ("NETTY_THREAD", "LOCAL_IP", "JVM_ARGS")
+_THRIFT_NAMES = ("HIVE_SERVER2_THRIFT_PORT", "HIVE_SERVER2_THRIFT_BIND_HOST")
 _HOMES = ("SPARK_HOME", "FLINK_HOME", "JAVA_HOME")
 """What the image itself says, and launch.json says better."""
 
@@ -120,6 +121,8 @@ def gather(
 
 def _goes_in(name: str, role: str) -> bool:
     if name in _SERVICES or name.startswith(_SERVICE_PREFIXES):
+        return True
+    if role == "thrift" and name in _THRIFT_NAMES:
         return True
     if not role or name in _HOMES or _SERVICE_LINK.fullmatch(name):
         return False
