@@ -14,17 +14,19 @@ import json
 import re
 import select
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 from kubernetes_objects import Object, Target, listed, merged, patched, selector, status
 
-__all__ = ["KubernetesApi"]
+__all__ = ["KubernetesApi", "make_certificate"]
 
 _PATH = re.compile(
     r"/(?:api|apis/[^/]+)/[^/]+(?:/namespaces/(?P<namespace>[^/]+)(?=/.))?"
@@ -181,6 +183,16 @@ class KubernetesApi:
                 if target.holds(key) and matched(value):
                     send({"type": name, "object": value})
             send(None)
+
+
+def make_certificate(folder: Path, *names: str) -> tuple[Path, Path]:
+    """Make a server's certificate for host names and 127.0.0.1; gives it and its key, as files."""
+    certificate, key = folder / "api.crt", folder / "api.key"
+    known = ",".join(["subjectAltName=IP:127.0.0.1", *(f"DNS:{name}" for name in names)])
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=kubernetes", "-addext", known, "-keyout", str(key)]
+    subprocess.run([*command, "-out", str(certificate)], check=True, capture_output=True)
+    return certificate, key
 
 
 class _Server(ThreadingHTTPServer):

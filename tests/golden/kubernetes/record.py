@@ -32,6 +32,7 @@ machine by values of the same form. All else is as the programs wrote it. Nothin
 import json
 import os
 import re
+import shutil
 import signal
 import ssl
 import subprocess
@@ -47,7 +48,7 @@ sys.path.insert(0, str(HERE.parent.parent))
 
 import private_root  # noqa: E402
 from cases import CASES, PASSWORD, flink_confs, spark_confs, template  # noqa: E402
-from kubernetes_api import KubernetesApi  # noqa: E402
+from kubernetes_api import KubernetesApi, make_certificate  # noqa: E402
 
 HOST, API_HOST = "client", "api.example"
 PORT = 443
@@ -144,10 +145,8 @@ def make_cluster() -> None:
     """Make the API server's certificate, a client's configuration and a pod's service account."""
     folder = Path(KUBECONFIG).parent
     ACCOUNT.mkdir(parents=True)
-    names = "subjectAltName=IP:127.0.0.1,DNS:kubernetes.default.svc,DNS:" + API_HOST
-    certificate = ["-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=kubernetes"]
-    files = ["-keyout", f"{folder}/api.key", "-out", f"{ACCOUNT}/ca.crt"]
-    run(["openssl", "req", "-x509", *certificate, "-addext", names, *files], os.environ)
+    certificate, _ = make_certificate(folder, "kubernetes.default.svc", API_HOST)
+    shutil.copy(certificate, ACCOUNT / "ca.crt")
     (ACCOUNT / "token").write_text(PASSWORD)
     (ACCOUNT / "namespace").write_text("default")
     server = {"server": f"https://{API_HOST}:{PORT}", "certificate-authority": f"{ACCOUNT}/ca.crt"}
@@ -173,7 +172,8 @@ def make_keystore(java: str, path: Path) -> None:
 def api_server() -> KubernetesApi:
     """Give the recording server: at the client's address, and where a pod finds it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(ACCOUNT / "ca.crt", Path(KUBECONFIG).parent / "api.key")
+    folder = Path(KUBECONFIG).parent
+    context.load_cert_chain(folder / "api.crt", folder / "api.key")
     return KubernetesApi(PORT, context)
 
 
