@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Iterable, Mapping  # noqa: UP035 - Python 3.8
+from typing import Mapping  # noqa: UP035 - Python 3.8
 
 from .launch import Launch, Product
 from .paths import NO_FORK_CLASS
@@ -139,12 +139,15 @@ def with_additions(
     return {**added, **merged}
 
 
-def no_process(spark: Product, users: Iterable[str]) -> dict[str, str]:
+GROUPS = "spark.hadoop.hadoop.security.group.mapping"
+"""Who tells Hadoop a user's groups. Before Spark 3.3 it counts only as a property of the JVM."""
+
+
+def no_process(spark: Product) -> dict[str, str]:
     """Give the properties without which Hadoop starts ``chmod``, ``ls`` and ``id``.
 
     Args:
         spark: Spark of the image.
-        users: names under which the JVM acts.
     """
     package = "org.apache.spark.sql.execution.streaming"
     if spark.release >= (4, 1):  # looked up in the jars of 4.0.1 and 4.1.1
@@ -152,9 +155,7 @@ def no_process(spark: Product, users: Iterable[str]) -> dict[str, str]:
     return {
         "spark.hadoop.fs.file.impl": NO_FORK_CLASS,
         "spark.hadoop.fs.AbstractFileSystem.file.impl": _NO_FORK_ABSTRACT,
-        "spark.hadoop.hadoop.user.group.static.mapping.overrides": ";".join(
-            f"{name}={name}" for name in sorted(set(users))
-        ),
+        GROUPS: "org.apache.hadoop.security.NullGroupsMapping",
         "spark.sql.streaming.checkpointFileManagerClass": (
             f"{package}.FileSystemBasedCheckpointFileManager"
         ),

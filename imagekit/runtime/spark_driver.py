@@ -19,8 +19,8 @@ from .place import Place
 from .properties import write_properties
 from .request import Request
 from .spark_args import Submission, parse_submit
-from .spark_conf import LONGEST, check_jar, host_conf, no_process, storage, with_additions
-from .spark_env import environment, user_name
+from .spark_conf import GROUPS, LONGEST, check_jar, host_conf, no_process, storage, with_additions
+from .spark_env import environment
 from .spark_java import class_path, heap, java_argv, parts, say, split_options, without_secrets
 from .spark_pods import access, for_executors
 from .spark_table import USER
@@ -74,10 +74,8 @@ def compose_driver(spec: Launch, request: Request, place: Place) -> Command:
         _check_job(spec, request.role, job)
     reach = access(request, {**host, **spec.conf})
     host = {**host, **reach.conf, **_bound(request)}
-    user = user_name()
-    users = (user, request.env.get("SPARK_USER", user), job.proxy_user or user)
     defaults = {
-        **no_process(spark, users),
+        **no_process(spark),
         **for_executors(spark, request, {**host, **spec.conf}, place),
         **_defaults(request),
     }
@@ -190,7 +188,8 @@ def _java_options(conf: dict[str, str]) -> list[str]:
     if library:
         words.insert(0, f"-Djava.library.path={library}")
     # Derby writes its log into the working folder otherwise.
-    return ["-Dderby.stream.error.file=/tmp/derby.log", *words]
+    own = ["-Dderby.stream.error.file=/tmp/derby.log", f"-D{GROUPS}={conf[GROUPS]}"]
+    return [*own, *words]
 
 
 def _heap(request: Request, conf: dict[str, str], place: Place) -> int:

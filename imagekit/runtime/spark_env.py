@@ -113,6 +113,7 @@ def environment(
             for name, value in env.items()
             if name in _PASSED or name in sealed or ATTRIBUTE.fullmatch(name)
         }
+    env.setdefault("SPARK_USER", user_name())  # or Hadoop asks for the groups of the user too early
     env["SPARK_HOME"] = spark.home
     env["SPARK_LOCAL_IP"] = local_ip
     env["SPARK_LOCAL_DIRS"] = local_dirs

@@ -13,7 +13,7 @@ from .launch import Launch
 from .place import Place
 from .request import Request
 from .spark_conf import check_property, listed_folders, local_dirs, no_process
-from .spark_env import environment, executor_secret, user_name
+from .spark_env import environment, executor_secret
 from .spark_java import class_path, heap, java_argv, parts, say, split_options, without_secrets
 from .spark_table import NUMBERED
 from .stop import REFUSED, Stop
@@ -62,8 +62,7 @@ def compose_executor(spec: Launch, request: Request, place: Place) -> Command:
     if request.args:
         raise Stop(REFUSED, "executor takes no arguments: all it needs comes in variables")
     env = request.env
-    user = user_name()
-    added = _defined(no_process(spark, (user, env.get("SPARK_USER", user))))
+    added = _defined(no_process(spark))
     sealed = [*_defined(executor_conf(spec)), *_sealed_options(spec)]
     options, files = without_secrets([*added, *java_options(spec, env), *sealed], java)
     size = heap(

@@ -238,8 +238,8 @@ def test_hadoop_gets_what_starts_no_process(profile, role):
         got = dict(word[2:].split("=", 1) for word in options(argv) if word.startswith("-Dspark."))
     assert got["spark.hadoop.fs.file.impl"] == "io.imagekit.hadoop.NoForkFileSystem"
     assert got["spark.hadoop.fs.AbstractFileSystem.file.impl"] == "io.imagekit.hadoop.NoForkLocalFs"
-    groups = got["spark.hadoop.hadoop.user.group.static.mapping.overrides"].split(";")
-    assert "joe=joe" in groups and len(groups) == 2
+    groups = "spark.hadoop.hadoop.security.group.mapping"
+    assert got[groups] == "org.apache.hadoop.security.NullGroupsMapping"
     assert got["spark.sql.streaming.checkpointFileManagerClass"] == (
         "org.apache.spark.sql.execution.streaming.FileSystemBasedCheckpointFileManager"
     )

@@ -275,14 +275,16 @@ def test_local_mode_has_a_master_and_no_bind_address():
     assert command.env["SPARK_LOCAL_IP"] == "127.0.0.1"
 
 
-def test_a_proxy_user_is_passed_and_gets_its_group_without_a_process():
+def test_a_proxy_user_is_passed_and_no_process_is_started_for_its_groups():
     env = {"SPARK_DRIVER_BIND_ADDRESS": POD_IP, "SPARK_USER": "joe"}
     request = ask("driver", "--proxy-user", "joe", "--class", PI, f"local://{JAR}", env=env)
     for profile in ("strict", "compat"):
         command = spark.compose(launch(profile), request, AT_HOME)
         assert main(command.argv)[7:9] == ["--proxy-user", "joe"]
-        mapping = properties(command)["spark.hadoop.hadoop.user.group.static.mapping.overrides"]
-        assert "joe=joe" in mapping.split(";")
+        groups = "spark.hadoop.hadoop.security.group.mapping"
+        assert properties(command)[groups].endswith(".NullGroupsMapping")
+        assert f"-D{groups}={properties(command)[groups]}" in command.argv  # before Spark 3.3
+        assert command.env["SPARK_USER"] == "joe"
 
 
 def test_a_user_without_a_name_is_told_so(monkeypatch):
