@@ -2,95 +2,21 @@
 
 import os
 import re
-import socket
 import subprocess
-import sys
 import time
-import zipfile
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from java_runs import QUICK, configure, flink_command, free_ports, run, stop, submit, wait_for
 from process_trace import no_processes, started_processes, trace
-from runtime_parts import (
-    FLINK_VERSIONS,
-    SPARK_VERSIONS,
-    FlinkRuntime,
-    SparkRuntime,
-    debian_jdk,
-    flink,
-    spark,
-)
+from runtime_parts import FLINK_VERSIONS, SPARK_VERSIONS, SparkRuntime, flink, spark
 
-from imagekit.runtime.java import ADD_OPENS
-from imagekit.runtime.paths import NO_FORK_CLASS
-
-ROOT = Path(__file__).parent.parent.parent
-JAR = ROOT / "java" / "no-fork.jar"
-LOG = ROOT / "java" / "log"
-FILE_SYSTEMS = {
-    "fs.file.impl": NO_FORK_CLASS,
-    "fs.AbstractFileSystem.file.impl": "io.imagekit.hadoop.NoForkLocalFs",
-}
-# A short run: little of it is compiled well.
-QUICK = ("-Xmx1g", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:-UsePerfData")
+pytestmark = pytest.mark.integration("strace")
 TABLES = ("person: Bob 1 Engineer; Eve 2 Driver", "parquet: 2", "saved: 2", "streamed: 2")
 
 per_spark = pytest.mark.parametrize("version", SPARK_VERSIONS)
 per_flink = pytest.mark.parametrize("version", FLINK_VERSIONS)
-
-
-def run(
-    command: Sequence[str | Path], folder: Path, **env: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        list(map(str, command)),
-        cwd=folder,
-        env={**os.environ, "LC_ALL": "C.UTF-8", "SPARK_LOCAL_IP": "127.0.0.1", **env},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-def submit(
-    runtime: SparkRuntime, folder: Path, name: str, *arguments: str | Path, jar: bool = True
-) -> list[str | Path]:
-    """The command of a job whose files are all below a folder, with our jar and settings or not."""
-    logging = (
-        f"-Dlog4j.configuration=file:{LOG}/spark/log4j.properties"
-        if runtime.version.startswith("3.1.")
-        else f"-Dlog4j2.configurationFile=file:{LOG}/spark/log4j2.properties"
-    )
-    conf = {
-        "spark.ui.enabled": "false",
-        "spark.sql.shuffle.partitions": "2",
-        "spark.sql.codegen.wholeStage": "false",
-        "spark.local.dir": f"{folder}/local",
-        "spark.sql.warehouse.dir": f"{folder}/warehouse",
-        "spark.hadoop.javax.jdo.option.ConnectionURL": (
-            f"jdbc:derby:;databaseName={folder}/metastore;create=true"
-        ),
-    }
-    first = f"{JAR}:" if jar else ""
-    ours = {f"spark.hadoop.{key}": value for key, value in FILE_SYSTEMS.items() if jar}
-    (folder / "tmp").mkdir(exist_ok=True)
-    return [
-        runtime.java / "bin" / "java",
-        *QUICK,
-        *(ADD_OPENS if runtime.java_major >= 17 else ()),
-        f"-Djava.io.tmpdir={folder}/tmp",
-        "-Dspark.hadoop.hadoop.user.group.static.mapping.overrides=tester=testers",
-        logging,
-        *("-cp", f"{first}{runtime.home}/jars/*", "org.apache.spark.deploy.SparkSubmit"),
-        *("--master", "local[2]", "--class", name),
-        *(word for pair in (conf | ours).items() for word in ("--conf", "=".join(pair))),
-        f"local:{runtime.examples_jar}",
-        *arguments,
-    ]
 
 
 def tables(runtime: SparkRuntime, folder: Path, jar: bool = True) -> list[str | Path]:
@@ -110,71 +36,6 @@ def harmless(words: list[str], folder: Path) -> bool:
 
 
 USER = {"SPARK_USER": "tester", "HADOOP_USER_NAME": "tester"}
-
-
-class TestJar:
-    def test_is_what_its_source_gives(self, tmp_path: Path) -> None:
-        debian_jdk()
-        done = run([ROOT / "scripts" / "build-java", tmp_path / "again.jar"], tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert (tmp_path / "again.jar").read_bytes() == JAR.read_bytes()
-
-    def test_differs_when_the_source_does(self, tmp_path: Path) -> None:
-        debian_jdk()
-        for part in ("java", "scripts", "imagekit/runtime"):
-            run(["mkdir", "-p", tmp_path / part], tmp_path)
-            run(["cp", "-r", f"{ROOT / part}/.", tmp_path / part], tmp_path)
-        source = tmp_path / "java/src/io/imagekit/hadoop/NoForkRawFileSystem.java"
-        source.write_text(source.read_text().replace("does not exist", "is not there"))
-        done = run([tmp_path / "scripts" / "build-java", tmp_path / "again.jar"], tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert (tmp_path / "again.jar").read_bytes() != JAR.read_bytes()
-
-    @per_spark
-    def test_stubs_declare_what_that_hadoop_does(self, version: str, tmp_path: Path) -> None:
-        debian_jdk()
-        class_path = f"--class-path={spark(version).home}/jars/*"
-        done = run([ROOT / "scripts" / "build-java", class_path, tmp_path / "real.jar"], tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert (tmp_path / "real.jar").read_bytes() == JAR.read_bytes()
-
-    def test_is_for_java_8(self) -> None:
-        with zipfile.ZipFile(JAR) as jar:
-            heads = [jar.read(name)[:8] for name in jar.namelist()]
-        assert heads
-        assert set(heads) == {bytes.fromhex("cafebabe00000034")}  # JVM specification, 4.1: 52
-
-
-class TestFileSystem:
-    def answers(
-        self, runtime: SparkRuntime, folder: Path, conf: Sequence[str], **env: str
-    ) -> list[str]:
-        folder.mkdir(exist_ok=True)
-        (folder / "files").mkdir()
-        command = [
-            *(runtime.java / "bin" / "java", *QUICK, "-cp"),
-            f"{JAR}:{runtime.home}/jars/*:{runtime.examples_jar}",
-            *("io.imagekit.jobs.LocalFiles", folder / "files", *conf),
-        ]
-        done = run(no_processes(command) if conf else command, folder, **env)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.replace(str(folder), "").splitlines()
-
-    @per_spark
-    def test_answers_what_hadoops_own_does(self, version: str, tmp_path: Path) -> None:
-        """Hadoop's own may start processes here, ours may not."""
-        conf = ["=".join(pair) for pair in FILE_SYSTEMS.items()]
-        *ours, classes = self.answers(spark(version), tmp_path / "ours", conf)
-        *theirs, other_classes = self.answers(spark(version), tmp_path / "theirs", [])
-        assert classes == "system: " + " ".join(FILE_SYSTEMS.values())
-        assert "imagekit" not in other_classes
-        assert len(ours) > 40
-        assert ours == theirs
-
-    def test_says_when_the_locale_has_no_such_name(self, tmp_path: Path) -> None:
-        conf = ["=".join(pair) for pair in FILE_SYSTEMS.items()]
-        answers = self.answers(spark(SPARK_VERSIONS[0]), tmp_path / "c", conf, LC_ALL="C")
-        assert "umlaut: java.io.IOException" in answers
 
 
 class TestSpark:
@@ -213,6 +74,43 @@ class TestSpark:
         assert {words[0] for words in tried} >= {"setsid", "rm"}  # the trace sees them
         unknown = [words for words in tried if not harmless(words, tmp_path)]
         assert unknown == []
+
+    def test_thrift_tries_no_process_but_the_harmless(self, tmp_path: Path) -> None:
+        """Also not ``id`` for the user who connects."""
+        runtime, log = spark("3.5.9"), tmp_path / "trace"
+        port = free_ports(1)[0]
+        server = "org.apache.spark.sql.hive.thriftserver.HiveThriftServer2"
+        settings = {"bind.host": "127.0.0.1", "port": port}
+        conf = {f"spark.hadoop.hive.server2.thrift.{key}": value for key, value in settings.items()}
+        command = submit(runtime, tmp_path, server, conf=conf)
+        queries = tmp_path / "queries.sql"
+        queries.write_text(
+            "CREATE DATABASE test_db;\nUSE test_db;\nCREATE TABLE person (name STRING, age INT);\n"
+            "INSERT INTO person VALUES ('Bob', 1);\nSELECT concat(name, age) FROM person;\n"
+        )
+        with (tmp_path / "err").open("w") as err:
+            process = subprocess.Popen(
+                trace(command, log),
+                cwd=tmp_path,
+                env={**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", **USER},
+                stdin=subprocess.DEVNULL,
+                stderr=err,
+            )
+        try:
+            wait_for(port, process)
+            client = [
+                *(runtime.java / "bin" / "java", *QUICK, "-cp", f"{runtime.home}/jars/*"),
+                *("org.apache.hive.beeline.BeeLine", "-u", f"jdbc:hive2://127.0.0.1:{port}"),
+                *("-n", "alice", "-f", queries),
+            ]
+            done = run(client, tmp_path)
+        finally:
+            stop([process])
+        assert "Bob1" in done.stdout, done.stderr
+        unknown = [words for words in started_processes(log) if not harmless(words, tmp_path)]
+        assert unknown == []
+        said = (tmp_path / "err").read_text()
+        assert "RECEIVED SIGNAL TERM" in said
 
     @staticmethod
     def quiet(stderr: str) -> None:
@@ -276,90 +174,3 @@ class TestFlink:
             assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO ", said, re.MULTILINE)
             for sign in ("log4j:", "StatusLogger", "Unable to create"):
                 assert sign not in said
-
-
-def configure(folder: Path) -> None:
-    with socket.socket() as first, socket.socket() as second:
-        for free in (first, second):
-            free.bind(("127.0.0.1", 0))
-        rpc, rest = (free.getsockname()[1] for free in (first, second))
-    settings = {
-        "jobmanager.rpc.address": "127.0.0.1",
-        "jobmanager.rpc.port": rpc,
-        "rest.port": rest,
-        "rest.address": "127.0.0.1",
-        "taskmanager.host": "127.0.0.1",
-        "taskmanager.bind-host": "127.0.0.1",
-        "taskmanager.numberOfTaskSlots": 1,
-        "taskmanager.cpu.cores": 1.0,
-        "taskmanager.memory.framework.heap.size": "128m",
-        "taskmanager.memory.framework.off-heap.size": "64m",
-        "taskmanager.memory.task.heap.size": "128m",
-        "taskmanager.memory.task.off-heap.size": "0b",
-        "taskmanager.memory.managed.size": "64m",
-        "taskmanager.memory.network.min": "32m",
-        "taskmanager.memory.network.max": "32m",
-        "taskmanager.memory.jvm-metaspace.size": "128m",
-        "taskmanager.memory.jvm-overhead.min": "64m",
-        "taskmanager.memory.jvm-overhead.max": "64m",
-        "taskmanager.network.netty.transport": "nio",
-        "external-resources": "none",
-        "io.tmp.dirs": f"{folder}/tmp",
-        "parallelism.default": 1,
-    }
-    text = "".join(f"{key}: {value}\n" for key, value in settings.items())
-    (folder / "flink-conf.yaml").write_text(text)
-    (folder / "tmp").mkdir()
-
-
-def flink_command(runtime: FlinkRuntime, folder: Path, name: str, *more: str) -> list[str | Path]:
-    logging = f"file:{LOG}/flink/log4j-console.properties"
-    return [
-        *(runtime.java / "bin" / "java", *QUICK, "-Xmx512m"),
-        *(ADD_OPENS if runtime.java_major >= 17 else ()),
-        *(f"-Dlog4j.configurationFile={logging}", f"-Dlog4j.configuration={logging}"),
-        *("-cp", f"{runtime.home}/lib/*:{runtime.wordcount_jar}", name),
-        *("--configDir", folder, *more),
-    ]
-
-
-def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End what strace traces; strace itself would only let go of it."""
-    for process in processes:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        for pid in children.read_text().split() if children.exists() else ():
-            os.kill(int(pid), 15)
-    for process in processes:
-        process.wait(30)
-
-
-class TestTracer:
-    """What the tests above lean on."""
-
-    def test_refuses_processes_and_nothing_else(self, tmp_path: Path) -> None:
-        script = (
-            "import os, subprocess, threading\n"
-            "thread = threading.Thread(target=print, args=('thread',))\n"
-            "thread.start(), thread.join()\n"
-            "for start in (os.fork, lambda: subprocess.Popen('true'),\n"
-            "              lambda: os.posix_spawn('/bin/true', ['true'], {})):\n"
-            "    try:\n"
-            "        start()\n"
-            "    except BlockingIOError:\n"
-            "        print('refused', flush=True)\n"
-            "os.execv('/bin/echo', ['echo', 'another program'])\n"
-        )
-        done = run(no_processes([sys.executable, "-c", script]), tmp_path)
-        assert done.stdout.splitlines() == ["thread", *["refused"] * 3, "another program"]
-
-    def test_lists_what_was_started_and_what_was_not_found(self, tmp_path: Path) -> None:
-        script = "/bin/true 1 '2 ]'; (exec nothere); (:); /bin/echo ä"
-        log = tmp_path / "trace"
-        done = run(trace(["sh", "-c", f"{script}; exit 3"], log), tmp_path)
-        assert done.returncode == 3
-        assert started_processes(log) == [
-            ["/bin/true", "1", "2 ]"],
-            ["nothere"],
-            [],
-            ["/bin/echo", "ä"],
-        ]
