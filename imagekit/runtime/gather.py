@@ -13,8 +13,8 @@ import os
 import re
 from typing import Mapping, Sequence  # noqa: UP035 - Python 3.8
 
-from . import kubernetes
 from .launch import FLINK_ROLES, SPARK_ROLES, Launch
+from .paths import ACCOUNT_FOLDER
 from .request import Request
 from .stop import REFUSED, UNUSABLE, Stop
 
@@ -87,7 +87,7 @@ def gather(
     args: Sequence[str],
     env: Mapping[str, str],
     spec: Launch,
-    account_folder: str = kubernetes.ACCOUNT_FOLDER,
+    account_folder: str = ACCOUNT_FOLDER,
 ) -> Request:
     """Make the request of a role; the role "" is the sealed command.
 
@@ -111,7 +111,9 @@ def gather(
             wanted[name] = text.strip()
             wanted.pop(f"{name}_FILE", None)
     if role in _ASKS_KUBERNETES:
-        wanted.update(kubernetes.read_account(env, account_folder))
+        from .kubernetes import read_account
+
+        wanted.update(read_account(env, account_folder))
     conf = _conf(role, args, env, spec)
     template = conf.get(_POD_TEMPLATE)
     if role == "driver" and template:

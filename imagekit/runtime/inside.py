@@ -24,7 +24,7 @@ from typing import Mapping, NoReturn, Sequence  # noqa: UP035 - Python 3.8
 
 from . import launch
 from .command import FOLDER, Command
-from .place import SIZE_VARIABLE, Place, find_place
+from .place import NATIVE, SIZE_VARIABLE, Place, find_place
 from .request import VARIABLE, Request, parse_request
 from .stop import REFUSED, UNUSABLE, Stop
 
@@ -301,7 +301,7 @@ def _services(spec: launch.Launch, env: Mapping[str, str], command: Command, pla
             from . import attest
 
             attest.attest(spec, env, place)
-    if env or spec.encrypted or command.storage:
+    if env or (place.kind != NATIVE and (spec.encrypted or command.storage)):
         from . import storage
 
         storage.unlock(spec, env, place)

@@ -16,8 +16,8 @@ import re
 from typing import Mapping, NamedTuple  # noqa: UP035 - Python 3.8
 
 from .command import FOLDER
+from .paths import ACCOUNT_FOLDER
 
-ACCOUNT_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 TOKEN_FILE = f"{FOLDER}/kubernetes/token"
 CA_FILE = f"{FOLDER}/kubernetes/ca.crt"
 

@@ -30,11 +30,10 @@ import stat
 import sys
 from typing import Mapping, NamedTuple, NoReturn, Sequence  # noqa: UP035 - Python 3.8
 
-from . import gather, init, inside, qcnl
+from . import gather, inside
 from .launch import Launch
 from .place import SIZE_VARIABLE
 from .request import VARIABLE, Request, write_request
-from .settings import wanted
 from .stop import REFUSED, UNUSABLE, Stop
 
 
@@ -56,7 +55,7 @@ class Places(NamedTuple):
     devices: tuple[str, ...] = ("/dev/sgx_enclave", "/dev/sgx/enclave")
     provision: tuple[str, ...] = ("/dev/sgx_provision", "/dev/sgx/provision")
     aesm: str = "/var/run/aesmd/aesm.socket"
-    qcnl: str = qcnl.DEFAULT_PATH
+    qcnl: str = "/etc/sgx_default_qcnl.conf"
     temporary: str = "/tmp"  # noqa: S108 - outside there is no other place
 
 
@@ -170,6 +169,8 @@ def _need_devices(request: Request, spec: Launch, places: Places) -> None:
             f"no SGX device: neither {' nor '.join(places.devices)} is there; give the container "
             "the device, or set SGX_ENABLED=false",
         )
+    from .settings import wanted  # only here: most starts need no more than the above
+
     if not wanted(request.env, spec.attestation):
         return
     if not any(_is_device(path) for path in places.provision):
@@ -249,7 +250,11 @@ def start(arguments: Sequence[str], spec_path: str, places: Places) -> NoReturn:
     """
     env = dict(os.environ)
     plan = decide(arguments, env, places, spec_path)
-    written = qcnl.write_qcnl(env, places.qcnl, places.temporary) if plan.env else None
+    written = None
+    if plan.env and env.get("PCCS_URL"):
+        from .qcnl import write_qcnl
+
+        written = write_qcnl(env, places.qcnl, places.temporary)
     for note in plan.notes:
         print(f"imagekit: {note}", file=sys.stderr)
     if written is not None:
@@ -260,7 +265,9 @@ def start(arguments: Sequence[str], spec_path: str, places: Places) -> NoReturn:
     env.update(plan.env)
     encoded = {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
     if os.getpid() == 1:
-        init.supervise()
+        from .init import supervise
+
+        supervise()
     if plan.program is None:
         inside.run(spec_path, encoded)
     if plan.folder is not None:

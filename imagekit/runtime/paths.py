@@ -11,6 +11,9 @@ LAUNCH_SPEC = f"{APP}/launch.json"
 ENTRYPOINT = "/opt/entrypoint.sh"
 FLINK_ENTRYPOINT = "/opt/flink-entrypoint.sh"
 
+ACCOUNT_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
+"""Where Kubernetes puts a pod's service account."""
+
 NO_FORK_JAR = f"{APP}/no-fork.jar"
 """Hadoop's local file system without child processes; first on the class path of Spark."""
 NO_FORK_CLASS = "io.imagekit.hadoop.NoForkFileSystem"

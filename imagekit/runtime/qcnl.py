@@ -18,7 +18,6 @@ from typing import Mapping, MutableMapping  # noqa: UP035 - Python 3.8
 from .stop import REFUSED, UNUSABLE, Stop
 from .words import is_true
 
-DEFAULT_PATH = "/etc/sgx_default_qcnl.conf"
 PATH_VARIABLE = "QCNL_CONF_PATH"
 """By this variable the library finds its configuration elsewhere."""
 

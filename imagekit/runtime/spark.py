@@ -19,9 +19,7 @@ from .command import Command
 from .launch import SPARK_ROLES, Launch
 from .place import Place
 from .request import Request
-from .spark_driver import NO_PYTHON, compose_driver
 from .spark_env import checked
-from .spark_executor import compose_executor
 from .spark_java import parts
 from .stop import REFUSED, Stop
 
@@ -41,6 +39,8 @@ def compose(spec: Launch, request: Request, place: Place) -> Command:
         Stop: something is refused, missing or does not fit; the line holds no value from outside.
     """
     if request.role in ("driver-py", "driver-r"):
+        from .spark_driver import NO_PYTHON
+
         raise Stop(REFUSED, NO_PYTHON)
     if request.role not in SPARK_ROLES:
         raise Stop(REFUSED, f"this is no role of Spark: {', '.join(SPARK_ROLES)} are")
@@ -48,6 +48,10 @@ def compose(spec: Launch, request: Request, place: Place) -> Command:
         raise Stop(REFUSED, f"the role {request.role} is not part of this image")
     parts(spec)
     request = checked(spec, request)
-    if request.role == "executor":
+    if request.role == "executor":  # what only one of the two needs is loaded for that one
+        from .spark_executor import compose_executor
+
         return compose_executor(spec, request, place)
+    from .spark_driver import compose_driver
+
     return compose_driver(spec, request, place)
