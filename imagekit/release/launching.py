@@ -32,6 +32,8 @@ PASSTHROUGH_PATTERN = r"[\x20-\x7e]*"
 """What a passed-through variable may hold: printable ASCII on one line."""
 
 _LONGEST_CA = 1 << 18
+_ARENAS = "4"
+"""Arenas of the C library's allocator: each may take 128 MiB of the enclave; BigDL's number."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def sealed_environment(base: Base, project: Project) -> dict[str, str]:
         "PATH": "/usr/bin:/bin",
         "HOME": "/tmp",  # noqa: S108 - inside the enclave, where it is a private tmpfs
         "LANG": "C.UTF-8",
-        "MALLOC_ARENA_MAX": "4",
+        "MALLOC_ARENA_MAX": _ARENAS,
         "LD_LIBRARY_PATH": ":".join(libraries),
     }
     if base.java_home:
@@ -133,7 +135,8 @@ def _strict_spec(base: Base, project: Project, products: Products) -> bytes:
 
 def _compat_spec(project: Project, products: Products) -> bytes:
     """Nothing in it is sealed: this profile's manifest takes the file from the host."""
-    return launch_spec(profile="compat", **_facts(project, products))
+    env = {"MALLOC_ARENA_MAX": _ARENAS}  # where the host sets none
+    return launch_spec(env=env, profile="compat", **_facts(project, products))
 
 
 def _facts(project: Project, products: Products) -> dict[str, Any]:

@@ -142,6 +142,7 @@ def test_compat_carries_facts_and_seals_nothing(build):
     code, err, rootfs = build("", ("profile: strict", "profile: compat"))
     assert code == 0, err
     spec = sealed(rootfs)
+    assert spec.env == {"MALLOC_ARENA_MAX": "4"}
     assert (spec.profile, spec.roles, spec.spark) == ("compat", (), Product("/opt/spark", "3.5.9"))
     assert Encrypted("/ppml/encrypted-fsd", "/ppml/encrypted-fsd", "sgx_data_key") in spec.encrypted
 
