@@ -33,7 +33,9 @@ def spec_of(mounts, profile="strict", **sealed):
     return parse_launch(
         launch_spec(
             profile=profile,
-            encrypted=[{"path": str(path), "host": "/h", "key_name": name} for path, name in mounts],
+            encrypted=[
+                {"path": str(path), "host": "/h", "key_name": name} for path, name in mounts
+            ],
             attestation={"required": False, "settings": sealed},
         )
     )
