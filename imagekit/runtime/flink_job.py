@@ -9,6 +9,7 @@ Python 3.8, standard library, nothing else of this package.
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Mapping, Sequence  # noqa: UP035 - Python 3.8
 
@@ -29,6 +30,7 @@ _PYTHON = ("-py", "--python", "-pym", "--pyModule")
 _PYTHON_CLASS = "org.apache.flink.client.python.PythonDriver"
 _INTERNAL_TLS = "security.ssl.internal.enabled"
 _REST_TLS = ("security.ssl.rest.enabled", "security.ssl.rest.authentication-enabled")
+_RELATIVE = re.compile(r"file:([^/%?#][^%?#]*)")
 _FILE = re.compile(r"(?:(?:local|file)://(?=/)|(?:local|file):(?=/(?!/)))?(/[^%?#]*)")
 
 
@@ -76,9 +78,19 @@ def _items(conf: Mapping[str, str], name: str) -> list[str]:
 
 
 def _path_of(item: str) -> str:
-    """The path of ``local:///x``, ``file:///x``, ``file:/x`` or ``/x``; else nothing."""
+    """The path of ``local:///x``, ``file:///x``, ``file:/x`` or ``/x``; else nothing.
+
+    ``file:x`` is how a JobManager names the jars of ``usrlib``: seen from the working folder.
+    """
     found = _FILE.fullmatch(item)
-    return found[1] if found else ""
+    if found:
+        return found[1]
+    relative = _RELATIVE.fullmatch(item)
+    if relative is None:
+        return ""
+    from .inside import WORKING_FOLDER  # only here: it imports this in turn
+
+    return os.path.normpath(f"{WORKING_FOLDER}/{relative[1]}")
 
 
 def _check_arguments(spec: Launch, arguments: Sequence[str]) -> None:

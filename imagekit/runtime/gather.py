@@ -29,6 +29,9 @@ POD_TEMPLATE = "SPARK_POD_TEMPLATE"
 """Its ``…_DATA`` is the pod template of executors, which Spark mounts into a driver's pod."""
 _POD_TEMPLATE = "spark.kubernetes.executor.podTemplateFile"
 
+_OWN_ADDRESS = ("_POD_IP_ADDRESS", "LOCAL_IP")
+"""Variables with the container's own address, for Flink."""
+
 _ASKS_KUBERNETES = ("driver", "submit", "jobmanager", "standalone-job")
 """Roles that start pods."""
 
@@ -115,10 +118,32 @@ def gather(
 
         wanted.update(read_account(env, account_folder))
     conf = _conf(role, args, env, spec)
+    if role == "taskmanager" and not any(map(env.get, _OWN_ADDRESS)):
+        manager = env.get("JOB_MANAGER_RPC_ADDRESS") or conf.get("jobmanager.rpc.address", "")
+        wanted.update(_own_address(manager))
     template = conf.get(_POD_TEMPLATE)
     if role == "driver" and template:
         wanted[f"{POD_TEMPLATE}_DATA"] = base64.b64encode(_read(template, _POD_TEMPLATE)).decode()
     return Request(role, tuple(args), wanted, conf)
+
+
+def _own_address(manager: str) -> dict[str, str]:
+    """The address from which this machine reaches its JobManager; nothing where none is found.
+
+    Flink looks it up itself, which it cannot do inside, and Flink on Kubernetes tells only the
+    JobManager's pod.
+    """
+    import socket  # only here: other roles do without
+
+    for host in filter(None, (manager, socket.gethostname())):
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+            with socket.socket(family, kind) as asked:
+                asked.connect(address)  # sends nothing: the kernel only chooses a way
+                return {_OWN_ADDRESS[0]: asked.getsockname()[0]}
+        except (OSError, UnicodeError):
+            continue
+    return {}
 
 
 def _goes_in(name: str, role: str) -> bool:
