@@ -6,15 +6,21 @@ a pod that is deleted is ended.
 """
 
 import signal
+import ssl
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Self
 
-from kubernetes_api import KubernetesApi
+import private_root
+from kubernetes_api import KubernetesApi, make_certificate
 from real_runs import Image, Running
 
 POD_IP = "127.0.0.1"
+TOKEN = "the-token-of-the-account"
+KUBERNETES = {"KUBERNETES_SERVICE_HOST": POD_IP, "KUBERNETES_SERVICE_PORT": "443"}
+"""Variables by which a pod finds the API server."""
 
 
 def pod_env(
@@ -37,6 +43,30 @@ def pod_env(
         else:
             found[variable] = secrets[value["secretKeyRef"]["name"]][value["secretKeyRef"]["key"]]
     return found
+
+
+SERVICE = "kubernetes.default.svc"
+_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+
+@contextmanager
+def service_account(made: Image, folder: Path) -> Iterator[KubernetesApi]:
+    """Have an API server where pods of an image find it, with an account for them.
+
+    Args:
+        made: the image.
+        folder: for the server's certificate and key.
+    """
+    certificate, key = make_certificate(folder, SERVICE)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    account = {"ca.crt": certificate.read_bytes(), "token": TOKEN, "namespace": "default"}
+    made.write({f"{_ACCOUNT}/{name}": data for name, data in account.items()})
+    with private_root.in_network(made.process, lambda: KubernetesApi(443, context)) as api:
+        yield api
+
+
+_SCHEDULED = [{"type": "PodScheduled", "status": "True"}]
 
 
 class Agent:
@@ -102,12 +132,11 @@ class Agent:
             for entry in container.get("env", [])
         }
         self.variables[name] = self._change(pod_env(env, name, self._secrets))
-        words = [*(container.get("command") or []), *(container.get("args") or [])]
-        options = dict(self._options)
-        if container.get("command"):
-            options["entry"] = ()
+        # Flink's JobManager takes a TaskManager for its own once it has seen this.
+        self._api.change("pods", name, {"status": {"conditions": _SCHEDULED}})
+        words = container.get("args") or []
         self.started[name] = self._containers.enter_context(
-            self._image.start(*words, env=self.variables[name], **options)
+            self._image.start(*words, env=self.variables[name], **self._options)
         )
 
     def _tell(self, name: str, phase: str, code: int | None) -> None:

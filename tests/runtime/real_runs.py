@@ -345,7 +345,7 @@ class CommandLines:
 
     def __init__(self, made: Image) -> None:
         self.seen: set[bytes] = set()
-        self._space = os.stat(f"/proc/{made.process}/ns/net").st_ino
+        self._space = Path(f"/proc/{made.process}/ns/net").stat().st_ino
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._look)
 

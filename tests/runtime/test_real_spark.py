@@ -3,7 +3,6 @@
 import json
 import re
 import socket
-import ssl
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -11,8 +10,7 @@ from pathlib import Path
 
 import private_root
 import pytest
-from kubernetes_agent import Agent, pod_env
-from kubernetes_api import KubernetesApi, make_certificate
+from kubernetes_agent import KUBERNETES, SERVICE, TOKEN, Agent, pod_env, service_account
 from process_trace import no_processes
 from real_runs import (
     COMMANDS,
@@ -356,26 +354,12 @@ def test_a_job_with_another_secret_is_refused_by_the_cluster():
 
 # --- Kubernetes -------------------------------------------------------------------------------
 
-SERVICE = "kubernetes.default.svc"
-ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 ELSEWHERE = ("ATTESTATION", "ENCRYPTED_FSD", "LOCAL_DATA_KEY", "USING_LOCAL_DATA_KEY")
 """Variables of pods whose effect has tests of its own."""
 
 
 def without_services(env):
     return {name: value for name, value in env.items() if not name.startswith(ELSEWHERE)}
-
-
-@contextmanager
-def cluster(made, folder):
-    """An API server where pods of an image find it, with an account for them."""
-    certificate, key = make_certificate(folder, SERVICE)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    account = {"ca.crt": certificate.read_bytes(), "token": "the-token", "namespace": "default"}
-    made.write({f"{ACCOUNT}/{name}": data for name, data in account.items()})
-    with private_root.in_network(made.process, lambda: KubernetesApi(443, context)) as api:
-        yield api
 
 
 SECRETS = {
@@ -394,12 +378,11 @@ def test_driver_and_executors_run_as_kubernetes_starts_them(version, case, way, 
     pod = captured(version, "driver", case)
     properties = parse_properties(pod["properties"])
     name = properties["spark.kubernetes.driver.pod.name"]
-    env = without_services(pod_env(pod["env"], name, SECRETS))
-    env |= {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+    env = {**without_services(pod_env(pod["env"], name, SECRETS)), **KUBERNETES}
     hosts = f"127.0.0.1 localhost {properties['spark.driver.host']} {SERVICE}\n"
     with (
         spark_image(version, secure=bool(case)) as (made, _),
-        cluster(made, tmp_path) as api,
+        service_account(made, tmp_path) as api,
         Agent(api, made, ("spark-role", "executor"), SECRETS, without_services, way=way) as agent,
         CommandLines(made) as processes,
     ):
@@ -416,7 +399,7 @@ def test_driver_and_executors_run_as_kubernetes_starts_them(version, case, way, 
     assert "Pi is roughly 3.1" in said
     assert len(agent.variables) == len(executors) == 2
     assert all("Finished task" in output for output in executors)
-    assert api.authorization == {"Bearer the-token"}
+    assert api.authorization == {f"Bearer {TOKEN}"}
     if case:
         for variables in agent.variables.values():
             assert {"SGX_ENABLED": "true", "SGX_MODE": "direct"}.items() <= variables.items()
