@@ -38,7 +38,7 @@ def test_a_real_start_is_composed_under_strict(start, place, spec, home):
     assert sealed.items() <= conf.items()
     assert conf["taskmanager.network.netty.transport"] == "nio"
     assert "env.java.opts.all" not in conf
-    assert command.storage["io.tmp.dirs"] == request.conf.get("io.tmp.dirs", "/tmp/flink")
+    assert command.storage["io.tmp.dirs"] == request.conf.get("io.tmp.dirs", "/tmp")
     assert command.env["FLINK_CONF_DIR"] == CONF_FOLDER
     assert command.env["_POD_IP_ADDRESS"] == "10.1.2.3"
     if start["kind"] != "session":
@@ -237,8 +237,8 @@ def test_every_folder_that_flink_writes_to_has_to_be_encrypted(spec):
 
 def test_without_a_word_temporary_files_are_in_the_enclaves_memory(spec):
     command = flink.compose(spec("compat"), ask("jobmanager"), HERE)
-    assert command.storage == {"io.tmp.dirs": "/tmp/flink"}
-    assert written(command)["io.tmp.dirs"] == "/tmp/flink"
+    assert command.storage == {"io.tmp.dirs": "/tmp"}
+    assert written(command)["io.tmp.dirs"] == "/tmp"
 
 
 def test_memory_has_to_fit_into_the_enclave(spec):
