@@ -60,7 +60,11 @@ def service_account(made: Image, folder: Path) -> Iterator[KubernetesApi]:
     certificate, key = make_certificate(folder, SERVICE)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    account = {"ca.crt": certificate.read_bytes(), "token": TOKEN, "namespace": "default"}
+    account: dict[str, bytes | str] = {
+        "ca.crt": certificate.read_bytes(),
+        "token": TOKEN,
+        "namespace": "default",
+    }
     made.write({f"{_ACCOUNT}/{name}": data for name, data in account.items()})
     with private_root.in_network(made.process, lambda: KubernetesApi(443, context)) as api:
         yield api

@@ -9,8 +9,6 @@ which takes program, arguments and environment from the manifest alone, with the
 shows in place. GRAMINE is a real ``gramine-direct``, where there is one.
 """
 
-import functools
-import importlib.util
 import io
 import os
 import shutil
@@ -30,36 +28,19 @@ from typing import Any
 
 import private_root
 import pytest
+from image_layout import MANIFEST, STAND_IN_FOLDER, java_files, manifest, sealed, stand_in
 from runtime_parts import FlinkRuntime, SparkRuntime
 
-from imagekit.release.launching import ARCH_LIBDIR, sealed_environment
-from imagekit.render.templates import render_text, template_folder
 from imagekit.runtime.files import runtime_files
 from imagekit.runtime.launch import launch_spec
-from imagekit.runtime.paths import (
-    APP,
-    ENTRYPOINT,
-    FLINK_ENTRYPOINT,
-    LAUNCH_SPEC,
-    LAUNCHER,
-    LOG_FOLDER,
-    NO_FORK_JAR,
-)
-from imagekit.runtime.place import SIZE_VARIABLE
-from imagekit.runtime.request import VARIABLE
+from imagekit.runtime.paths import ENTRYPOINT, FLINK_ENTRYPOINT, LAUNCH_SPEC
 
 NATIVE, STAND_IN, GRAMINE = "native", "stand-in", "gramine-direct"
 COMMANDS = (*private_root.COMMANDS, "tar", "keytool")
 """What a test with these needs, for its mark."""
 LIMIT = 240.0
 """Seconds that a step may take on a busy machine."""
-ENCLAVE_SIZE = "16G"
-PASSWORD = "only-for-tests"
 
-STAND_IN_FOLDER = "/opt/stand-in"
-
-_STAND_IN_SOURCE = Path(__file__).parents[2] / "examples" / "quickstart" / "make_standin.py"
-_GRAMINE = f"{ARCH_LIBDIR}/gramine"
 _PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
 _OWN_TMP = 'mount -t tmpfs tmpfs /tmp && exec "$@"'
 
@@ -195,15 +176,21 @@ class Image:
         """
         if way == NATIVE:
             return {"PATH": _PATH, "SGX_ENABLED": "false"}
+        if way == GRAMINE:
+            self._list_trusted_files()
         variables = {"PATH": _PATH, "SGX_ENABLED": "true", "SGX_MODE": "direct"}
         if way == STAND_IN:
             self.run("mkdir", "-p", "/dev/attestation/keys")
             return {**variables, "PATH": f"{STAND_IN_FOLDER}:{_PATH}"}
-        manifest = "/ppml/bash.manifest"
-        tool = [sys.executable, "-m", "imagekit", "tool", "gramine-manifest"]
-        self.run(*tool, manifest, f"{manifest}.whole")
-        self.run("mv", f"{manifest}.whole", manifest)
-        return variables
+        here = Path(shutil.which("gramine-direct") or "").parent
+        return {**variables, "PATH": f"{here}:{_PATH}"}
+
+    def _list_trusted_files(self) -> None:
+        """Complete the manifest as a build does, unless it is complete."""
+        if "sha256" not in self.run("cat", MANIFEST):
+            tool = [sys.executable, "-m", "imagekit", "tool", "gramine-manifest"]
+            self.run(*tool, MANIFEST, f"{MANIFEST}.whole")
+            self.run("mv", f"{MANIFEST}.whole", MANIFEST)
 
     def ends(self, *words: str, **options: Any) -> tuple[int, str]:
         """Start a container and wait for its end; gives its status, and all that it said."""
@@ -213,13 +200,17 @@ class Image:
 
 @contextmanager
 def image(
-    runtime: SparkRuntime | FlinkRuntime, profile: str = "strict", **launch: Any
+    runtime: SparkRuntime | FlinkRuntime,
+    profile: str = "strict",
+    files: Mapping[str, bytes] | None = None,
+    **launch: Any,
 ) -> Iterator[Image]:
     """Have an image with this runtime.
 
     Args:
         runtime: real Spark or Flink, with its Java.
         profile: ``strict`` or ``compat``.
+        files: more files, path → content; the manifest trusts them.
         launch: keys of ``launch.json`` besides those that follow from the runtime.
     """
     product = "spark" if isinstance(runtime, SparkRuntime) else "flink"
@@ -230,109 +221,27 @@ def image(
     }
     base = SimpleNamespace(java_home=java, spark_home="", flink_home="")
     setattr(base, f"{product}_home", home)
-    env = _sealed(base) if profile == "strict" else {}
+    env = sealed(base) if profile == "strict" else {}
+    more = files or {}
+    own: dict[str, bytes | str] = {path: data for path, (data, _) in runtime_files().items()}
+    own |= {LAUNCH_SPEC: launch_spec(profile=profile, env=env, **{**facts, **launch})}
+    own |= {MANIFEST: manifest(base, profile, sorted(more)), **java_files(), **more}
     with private_root.private_root() as process:
         made = Image(process)
         for source, target in ((runtime.home, home), (runtime.java, java)):
             made.run("mkdir", "-p", target)
             made.run("mount", "--bind", str(source), target)
-        files = {path: data for path, (data, _) in runtime_files().items()}
-        files |= {LAUNCH_SPEC: launch_spec(profile=profile, env=env, **{**facts, **launch})}
-        files |= {"/ppml/bash.manifest": _manifest(base, profile), **_java_files()}
-        made.write({**files, "/root/.keep": b""})
-        made.write({path: files[path] for path in (ENTRYPOINT, FLINK_ENTRYPOINT)}, 0o755)
-        made.write(_stand_in(), 0o755)
+        made.write(own)
+        made.write({path: own[path] for path in (ENTRYPOINT, FLINK_ENTRYPOINT)}, 0o755)
+        made.write(stand_in(), 0o755)
         yield made
 
 
-def _sealed(base: SimpleNamespace) -> dict[str, str]:
-    """The environment that a build seals."""
-    nothing = SimpleNamespace(env=(), passthrough=())
-    return sealed_environment(base, SimpleNamespace(launch=nothing))
-
-
-def _java_files() -> dict[str, bytes]:
-    """What a build adds for JVMs."""
-    folder = template_folder("java")
-    logs = {
-        f"{LOG_FOLDER}/{path.parent.name}/{path.name}": path.read_bytes()
-        for path in folder.glob("log/*/*")
-    }
-    return {NO_FORK_JAR: (folder / "no-fork.jar").read_bytes(), **logs}
-
-
-def _manifest(base: SimpleNamespace, profile: str) -> str:
-    """The manifest that a build makes of the template, before trusted files are listed."""
-    name = f"{'strict' if profile == 'strict' else 'bash'}.manifest.template"
-    python = os.path.realpath("/usr/bin/python3")
-    etc = "/etc/java-17-openjdk"
-    variables = {
-        "gramine": SimpleNamespace(
-            runtimedir=lambda: f"{_GRAMINE}/runtime/glibc", libos=f"{_GRAMINE}/libsysdb.so"
-        ),
-        "log_level": "error",
-        "enclave_size": ENCLAVE_SIZE,
-        "max_threads": 1024,
-        "edmm": False,
-        "debug": False,
-        "attestation": "none",
-        "isv_prod_id": 1,
-        "isv_svn": 3,
-        "arch_libdir": ARCH_LIBDIR,
-        "execdir": "/usr/bin",
-        "python": python,
-        "python_lib": f"/usr/lib/{Path(python).name}",
-        "java_home": base.java_home,
-        "jdk_home": base.java_home,
-        "java_etc": [etc] if Path(etc).is_dir() else [],
-        "spark_home": base.spark_home,
-        "flink_home": base.flink_home,
-        "launcher": LAUNCHER,
-        "app": APP,
-        "argv": [],
-        "env": {**_sealed(base), SIZE_VARIABLE: ENCLAVE_SIZE} if profile == "strict" else {},
-        "passthrough": [VARIABLE],
-        "trusted": [],
-        "encrypted": [],
-    }
-    return render_text((template_folder("gramine") / name).read_text(), variables, name)
-
-
-@functools.cache
-def _stand_in() -> dict[str, bytes]:
-    """The launchers of the quickstart's stand-in for Gramine."""
-    spec = importlib.util.spec_from_file_location("make_standin", _STAND_IN_SOURCE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return {
-        f"{STAND_IN_FOLDER}/{Path(path).name}": data
-        for path, (_, data) in module.content().items()
-        if path.startswith("usr/bin/")
-    }
-
-
-@functools.cache
-def keystore(kind: str) -> bytes:
-    """Give a keystore with one key for TLS, its password :data:`PASSWORD`.
-
-    Args:
-        kind: ``JKS`` or ``PKCS12``.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        names = ["-genkeypair", "-alias", "test", "-dname", "CN=localhost", "-keyalg", "RSA"]
-        store = ["-keystore", f"{folder}/store", "-storetype", kind, "-storepass", PASSWORD]
-        command = ["keytool", *names, "-keysize", "2048", *store, "-keypass", PASSWORD]
-        subprocess.run(command, check=True, capture_output=True)
-        return Path(folder, "store").read_bytes()
-
-
 def ways() -> list[Any]:
-    """Give the ways as parameters of a test; a real Gramine is left out, with the reason, where
-    there is none."""
-    missing = pytest.mark.skipif(
-        shutil.which("gramine-direct") is None, reason="missing on this machine: gramine-direct"
-    )
+    """Give the ways as parameters of a test; without a real Gramine that is skipped, and said."""
+    found = shutil.which("gramine-direct")
+    real = found is not None and b"STAND-IN" not in Path(found).read_bytes()
+    missing = pytest.mark.skipif(not real, reason="missing on this machine: gramine-direct")
     return [NATIVE, STAND_IN, pytest.param(GRAMINE, marks=missing)]
 
 

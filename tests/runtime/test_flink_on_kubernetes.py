@@ -1,20 +1,64 @@
-"""What Flink on native Kubernetes leaves out, and the launcher needs."""
+"""Flink on native Kubernetes: what it gives its pods is taken, what it leaves out is found."""
 
+import json
 import socket
+from pathlib import Path
 
 import pytest
 
-from imagekit.runtime import flink_job, gather
+from imagekit.runtime import flink, flink_job, gather
 from imagekit.runtime.flink_args import parse_args
+from imagekit.runtime.flink_conf import parse_conf
 from imagekit.runtime.inside import WORKING_FOLDER
 from imagekit.runtime.launch import launch_spec, parse_launch
-from imagekit.runtime.place import NATIVE, Place
+from imagekit.runtime.place import ENCLAVE, NATIVE, Place
+from imagekit.runtime.request import Request
 from imagekit.runtime.stop import Stop
 
 JAR = "/opt/flink/usrlib/job.jar"
 SPEC = parse_launch(launch_spec(jars=[JAR], flink={"home": "/opt/flink", "version": "1.20.5"}))
 HERE = Place(NATIVE, False, None, "/dev/attestation")
+IN_ENCLAVE = Place(ENCLAVE, True, 16 << 30, "/dev/attestation")
 TLS = {"security.ssl.internal.enabled": "true"}
+REST_TLS = dict.fromkeys(
+    ("security.ssl.rest.enabled", "security.ssl.rest.authentication-enabled"), "true"
+)
+
+
+CAPTURES = sorted((Path(__file__).parents[1] / "golden" / "kubernetes").glob("flink-*.json"))
+WORD_COUNT, ITS_JAR = "io.imagekit.jobs.WordCount", "/opt/flink/examples/WordCount.jar"
+
+
+@pytest.mark.parametrize("place", [HERE, IN_ENCLAVE], ids=["native", "enclave"])
+@pytest.mark.parametrize("path", CAPTURES, ids=lambda path: path.stem)
+def test_what_real_flink_gives_its_pods_is_taken_under_strict(path, place, tmp_path):
+    pod = json.loads(path.read_text())
+    version = path.stem.split("-")[1]
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / f"flink-dist-{version}.jar").touch()
+    keys = ("keystore", "truststore", "keystore-password", "truststore-password", "key-password")
+    session = "-session-" in path.name
+    spec = parse_launch(
+        launch_spec(
+            roles=["jobmanager", "taskmanager"],
+            classes=[WORD_COUNT],
+            jars=[ITS_JAR],
+            arguments="--rounds|3",
+            conf={**TLS, **(REST_TLS if session else {})},
+            conf_allowed=dict.fromkeys([f"security.ssl.internal.{key}" for key in keys], ".+"),
+            java={"home": "/opt/java", "major": 11},
+            flink={"home": str(tmp_path), "version": version},
+        )
+    )
+    found = gather.role_of(pod["args"])
+    assert found is not None
+    role, args = found
+    env = {name: value for name, value in pod["env"].items() if name.startswith("FLINK_")}
+    env["_POD_IP_ADDRESS"] = "10.1.2.3"
+    conf = parse_conf(pod["properties"], Path(pod["properties_file"]).name)
+    command = flink.compose(spec, Request(role, args, env, conf), place)
+    kubernetes = "org.apache.flink.kubernetes."
+    assert [word for word in command.argv if word.startswith(kubernetes)]
 
 
 def gathered(role="taskmanager", **env):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import private_root
 import pytest
+from image_layout import PASSWORD, keystore
 from kubernetes_agent import KUBERNETES, SERVICE, TOKEN, Agent, pod_env, service_account
-from real_runs import COMMANDS, NATIVE, PASSWORD, STAND_IN, CommandLines, image, keystore, ways
+from real_runs import COMMANDS, NATIVE, STAND_IN, CommandLines, image, ways
 from runtime_parts import FLINK_VERSIONS, flink
 
 from imagekit.runtime.paths import FLINK_ENTRYPOINT
@@ -64,8 +65,7 @@ def flink_image(version, profile="strict", conf=SEALED, user_jar=False, **more):
         "conf": conf,
         "conf_allowed": dict.fromkeys(passwords, r"[!-~]{8,64}"),
     }
-    with image(flink(version), profile, **{**allowed, **more}) as made:
-        made.write({STORE: keystore("JKS")})
+    with image(flink(version), profile, {STORE: keystore("JKS")}, **{**allowed, **more}) as made:
         if user_jar:  # where standalone-job looks for it
             made.run("mkdir", "/opt/flink/usrlib")
             made.run("cp", JAR, USER_JAR)
