@@ -44,7 +44,9 @@ _SERVICES = (
 _SERVICE_PREFIXES = ("ATTESTATION", "EHSM_", "LOCAL_DATA_KEY")
 _ROLE_PREFIXES = {
     **dict.fromkeys(SPARK_ROLES, ("SPARK_", "SGX_", "_SPARK_")),
-    **dict.fromkeys(FLINK_ROLES, ("FLINK_", "SGX_", "_FLINK_", "_POD_", "JOB_MANAGER_")),
+    **dict.fromkeys(
+        FLINK_ROLES, ("FLINK_", "SGX_", "_FLINK_", "_POD_", "JOB_MANAGER_", "TASK_MANAGER_")
+    ),
 }
 _ROLE_NAMES = ("NETTY_THREAD", "LOCAL_IP", "JVM_ARGS")
 _THRIFT_NAMES = ("HIVE_SERVER2_THRIFT_PORT", "HIVE_SERVER2_THRIFT_BIND_HOST")
@@ -193,16 +195,16 @@ def _flink_conf(env: Mapping[str, str], spec: Launch) -> dict[str, str]:
     for name in ("flink-conf.yaml", "config.yaml"):
         path = os.path.join(folder, name)
         if os.path.isfile(path):
-            conf = _parsed(path, _read(path, "FLINK_CONF_DIR").decode("utf-8", "replace"))
+            conf = _parsed(path, _read(path, "FLINK_CONF_DIR").decode("utf-8", "replace"), name)
             break
     return {**conf, **_parsed("FLINK_PROPERTIES", env.get("FLINK_PROPERTIES", ""))}
 
 
-def _parsed(where: str, text: str) -> dict[str, str]:
+def _parsed(where: str, text: str, name: str | None = None) -> dict[str, str]:
     from .flink_conf import parse_conf
 
     try:
-        return parse_conf(text)
+        return parse_conf(text, name)
     except ValueError as error:
         raise Stop(UNUSABLE, f"{where}: {error}") from None
 

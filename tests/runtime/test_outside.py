@@ -201,7 +201,11 @@ def test_flink_on_kubernetes_is_a_request(image, tmp_path):
     words = ("bash", "-c", "kubernetes-jobmanager.sh kubernetes-application ")
     request = request_of(image.decide(*words, FLINK_CONF_DIR=str(tmp_path), _POD_IP_ADDRESS="::1"))
     assert request.role == "jobmanager"
-    assert request.conf == {"kubernetes.sgx.enabled": "true", "rest.port": "8081"}
+    assert request.conf == {
+        "imagekit.conf-file": "flink-conf.yaml",
+        "kubernetes.sgx.enabled": "true",
+        "rest.port": "8081",
+    }
     assert request.env == {"FLINK_CONF_DIR": str(tmp_path), "_POD_IP_ADDRESS": "::1"}
 
 
