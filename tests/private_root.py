@@ -7,8 +7,10 @@ its ``/dev`` has what a container's has. Needs root, and the commands of :data:`
 """
 
 import ctypes
+import fcntl
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -19,7 +21,7 @@ from typing import TypeVar
 
 __all__ = ["COMMANDS", "SPACES", "enter", "in_network", "nsenter", "private_root"]
 
-COMMANDS = ("unshare", "nsenter", "mount", "ip")
+COMMANDS = ("unshare", "nsenter", "mount")
 """What a test that uses this needs, for its mark."""
 SPACES = ("unshare", "--mount", "--net", "--uts", "--ipc")
 """Start a program that calls :func:`enter` with these words in front."""
@@ -27,6 +29,7 @@ SPACES = ("unshare", "--mount", "--net", "--uts", "--ipc")
 _SCRATCH = "/mnt"
 _DEVICES = ("full", "null", "random", "tty", "urandom", "zero", "shm", "pts")
 _CLONE_NEWNET = 0x40000000
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1
 
 Given = TypeVar("Given")
 
@@ -46,11 +49,16 @@ def enter(host: str) -> None:
     _make_devices(root / "dev")
     os.chroot(root)
     os.chdir("/")
-    _run("ip", "link", "set", "lo", "up")
+    _set_up_loopback()
     # Nobody answers here, and a question to a name server would wait for its time limit.
     Path("/etc/resolv.conf").unlink(missing_ok=True)
     Path("/etc/resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
     Path("/etc/hosts").write_text(f"127.0.0.1 localhost {host}\n")
+
+
+def _set_up_loopback() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        fcntl.ioctl(asked, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP))
 
 
 def _make_devices(folder: Path) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from runtime_parts import java
+
 from imagekit.release.launching import ARCH_LIBDIR, sealed_environment
 from imagekit.render.templates import render_text, template_folder
 from imagekit.runtime.paths import APP, LAUNCHER, LOG_FOLDER, NO_FORK_JAR
@@ -111,6 +113,14 @@ def keystore(kind: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         names = ["-genkeypair", "-alias", "test", "-dname", "CN=localhost", "-keyalg", "RSA"]
         store = ["-keystore", f"{folder}/store", "-storetype", kind, "-storepass", PASSWORD]
-        command = ["keytool", *names, "-keysize", "2048", *store, "-keypass", PASSWORD]
+        command = [
+            java(11) / "bin" / "keytool",
+            *names,
+            "-keysize",
+            "2048",
+            *store,
+            "-keypass",
+            PASSWORD,
+        ]
         subprocess.run(command, check=True, capture_output=True)
         return Path(folder, "store").read_bytes()

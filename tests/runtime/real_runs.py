@@ -36,7 +36,7 @@ from imagekit.runtime.launch import launch_spec
 from imagekit.runtime.paths import ENTRYPOINT, FLINK_ENTRYPOINT, LAUNCH_SPEC
 
 NATIVE, STAND_IN, GRAMINE = "native", "stand-in", "gramine-direct"
-COMMANDS = (*private_root.COMMANDS, "tar", "keytool")
+COMMANDS = (*private_root.COMMANDS, "tar")
 """What a test with these needs, for its mark."""
 LIMIT = 240.0
 """Seconds that a step may take on a busy machine."""

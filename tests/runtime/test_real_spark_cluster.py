@@ -16,7 +16,7 @@ from spark_images import MARKER_SHUFFLE, SECURITY, captured, job, spark_image
 
 from imagekit.runtime.properties import parse_properties
 
-pytestmark = pytest.mark.integration(*COMMANDS, root=True)
+pytestmark = pytest.mark.integration(*COMMANDS, "openssl", root=True)
 
 # --- standalone -------------------------------------------------------------------------------
 
