@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
+import process_trace
 import pytest
 from image_layout import PASSWORD
-from process_trace import no_processes
 from real_runs import COMMANDS, NATIVE, STAND_IN, CommandLines, ways
 from runtime_parts import SPARK_VERSIONS
 from spark_images import LOCAL, MARKER_SHUFFLE, PI, job, spark_image
@@ -88,16 +88,16 @@ def test_the_thrift_server_makes_tables_without_a_process_and_ends_by_sigterm(wa
     """Where it can start none, as inside; a client makes the table of BigDL's guide."""
     server = ("thrift", "--master", "local[2]")
     beeline = ("/opt/java/bin/java", *ADD_OPENS, "-cp", "/opt/spark/jars/*")
-    with (
-        spark_image(secure=True) as (made, _),
-        made.start(*server, way=way, around=tuple(no_processes(()))) as running,
-    ):
-        made.write({"/opt/query.sql": QUERY})
-        running.wait_for("Starting ThriftBinaryCLIService on port 10000")
-        words = (*BEELINE, "-f", "/opt/query.sql")
-        status, said = made.ends(*words, entry=beeline)
-        running.terminate()
-        ended, log = running.end(30)
+    refusing = ("/usr/bin/python3", "-I", "/opt/no_processes.py")  # the checkout may be below /tmp
+    source = Path(process_trace.__file__).read_bytes()
+    with spark_image(secure=True) as (made, _):
+        made.write({"/opt/query.sql": QUERY, refusing[-1]: source})
+        with made.start(*server, way=way, around=refusing) as running:
+            running.wait_for("Starting ThriftBinaryCLIService on port 10000")
+            words = (*BEELINE, "-f", "/opt/query.sql")
+            status, said = made.ends(*words, entry=beeline)
+            running.terminate()
+            ended, log = running.end(30)
     assert status == 0, said
     assert re.search(r"\| Bob +\| 1 +\| Engineer +\|", said)
     assert "io.imagekit.hadoop.NoForkFileSystem" in said
