@@ -24,6 +24,7 @@ import os
 import time
 from typing import Any, Mapping, NamedTuple  # noqa: UP035 - Python 3.8
 
+from .documents import without_repetition
 from .https import Answer
 from .stop import FAILED, KMS_REFUSED, UNREACHABLE, UNUSABLE, Stop
 
@@ -225,19 +226,12 @@ def parse_json(data: bytes) -> Any:
     try:
         return json.loads(
             data.decode("utf-8"),
-            object_pairs_hook=_without_repetition,
+            object_pairs_hook=without_repetition,
             parse_constant=_no_number,
             parse_int=_short_number,
         )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("a key stands there twice")
-    return table
 
 
 def _no_number(_text: str) -> Any:

@@ -28,6 +28,8 @@ import json
 import re
 from typing import Any, Mapping, NamedTuple, Sequence  # noqa: UP035 - Python 3.8
 
+from .documents import is_text, without_repetition
+
 SCHEMA = 2
 DEFAULT_PASSTHROUGH: Mapping[str, str] = {}
 """Variables that the host may set by default: none. What a role needs comes in the request."""
@@ -187,7 +189,7 @@ def parse_launch(data: bytes) -> Launch:
         ValueError: it is not a launch specification of this schema; the text says why, in one line.
     """
     try:
-        document = json.loads(data.decode("utf-8"), object_pairs_hook=_without_repetition)
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=without_repetition)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(document, dict) or "schema" not in document:
@@ -226,25 +228,8 @@ def parse_launch(data: bytes) -> Launch:
     )
 
 
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("a key stands there twice")
-    return table
-
-
-def _is_text(value: object) -> bool:
-    if not isinstance(value, str) or "\0" in value:
-        return False
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _texts(words: object, key: str) -> tuple[str, ...]:
-    if not isinstance(words, list) or not all(_is_text(word) for word in words):
+    if not isinstance(words, list) or not all(is_text(word) for word in words):
         raise ValueError(f"{key} is not a list of strings without NUL")
     return tuple(words)
 
@@ -260,7 +245,7 @@ def _table(table: object, key: str) -> dict[str, str]:
     if not isinstance(table, dict):
         raise ValueError(f"{key} is not an object")
     for name, value in table.items():
-        if not _is_text(value):
+        if not is_text(value):
             raise ValueError(f"{key}.{name} is not a string without NUL")
     return table
 
@@ -293,7 +278,7 @@ def _has(value: object, *keys: str) -> bool:
 def _java(value: Any) -> Java | None:
     if value is None:
         return None
-    if not _has(value, "home", "major") or not _is_text(value["home"]):
+    if not _has(value, "home", "major") or not is_text(value["home"]):
         raise ValueError("java is not an object with home and major")
     if type(value["major"]) is not int:
         raise ValueError("java.major is not a number")
@@ -303,7 +288,7 @@ def _java(value: Any) -> Java | None:
 def _product(value: Any, key: str) -> Product | None:
     if value is None:
         return None
-    if not _has(value, "home", "version") or not _is_text(value["home"]):
+    if not _has(value, "home", "version") or not is_text(value["home"]):
         raise ValueError(f"{key} is not an object with home and version")
     if not isinstance(value["version"], str) or not _VERSION.fullmatch(value["version"]):
         raise ValueError(f"{key}.version is not a version such as 3.5.9")
@@ -314,7 +299,7 @@ def _encrypted(value: object) -> tuple[Encrypted, ...]:
     if not isinstance(value, list):
         raise ValueError("encrypted is not a list")
     for mount in value:
-        if not _has(mount, *Encrypted._fields) or not all(map(_is_text, mount.values())):
+        if not _has(mount, *Encrypted._fields) or not all(map(is_text, mount.values())):
             raise ValueError("encrypted holds something else than path, host and key_name")
     return tuple(Encrypted(**mount) for mount in value)
 

@@ -17,6 +17,8 @@ from __future__ import annotations
 import json
 from typing import Any, Mapping, NamedTuple, Sequence  # noqa: UP035 - Python 3.8
 
+from .documents import is_text
+
 VARIABLE = "IMAGEKIT_REQUEST"
 SCHEMA = 1
 LONGEST = 96 * 1024
@@ -89,9 +91,9 @@ def parse_request(text: str) -> Request:
     if document["schema"] is True or document["schema"] != SCHEMA:
         raise ValueError(f"schema is not {SCHEMA}: it was made by another entry point")
     args = document["args"]
-    if not _is_text(document["role"]):
+    if not is_text(document["role"]):
         raise ValueError("role is not text")
-    if not isinstance(args, list) or not all(_is_text(word) for word in args):
+    if not isinstance(args, list) or not all(is_text(word) for word in args):
         raise ValueError("args is not a list of texts")
     return Request(document["role"], tuple(args), _table(document, "env"), _table(document, "conf"))
 
@@ -100,17 +102,6 @@ def _table(document: Mapping[str, Any], key: str) -> dict[str, str]:
     table = document[key]
     if not isinstance(table, dict):
         raise ValueError(f"{key} is not an object")
-    if not all(_is_text(name) and name and _is_text(value) for name, value in table.items()):
+    if not all(is_text(name) and name and is_text(value) for name, value in table.items()):
         raise ValueError(f"{key} does not map names to texts")
     return table
-
-
-def _is_text(value: object) -> bool:
-    """Text that an argument or a variable can hold: no NUL, nothing that UTF-8 cannot write."""
-    if not isinstance(value, str) or "\0" in value:
-        return False
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
