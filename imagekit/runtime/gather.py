@@ -5,7 +5,7 @@ Runs outside the enclave. What it leaves out never gets in; what it takes along 
 Python 3.8, standard library, nothing else of this package.
 """
 
-# ruff: noqa: PTH113, PTH118, PTH123
+# ruff: noqa: PTH113, PTH118
 from __future__ import annotations
 
 import base64
@@ -13,6 +13,7 @@ import os
 import re
 from typing import Mapping, Sequence  # noqa: UP035 - Python 3.8
 
+from .inside import INJECTIONS, read_file
 from .launch import FLINK_ROLES, SPARK_ROLES, Launch
 from .paths import ACCOUNT_FOLDER
 from .request import Request
@@ -25,10 +26,6 @@ KEY_FILES = ("LOCAL_DATA_KEY", "EHSM_PRIMARY_KEY", "EHSM_DATA_KEY")
 SECRET_FILES = ("API_KEY", "_SPARK_AUTH_SECRET")
 """Variables whose value may stand in the file that ``…_FILE`` names, so that it is not part of the
 container's description."""
-POD_TEMPLATE = "SPARK_POD_TEMPLATE"
-"""Its ``…_DATA`` is the pod template of executors, which Spark mounts into a driver's pod."""
-_POD_TEMPLATE = "spark.kubernetes.executor.podTemplateFile"
-
 _OWN_ADDRESS = ("_POD_IP_ADDRESS", "LOCAL_IP")
 """Variables with the container's own address, for Flink."""
 
@@ -38,8 +35,7 @@ _ASKS_KUBERNETES = ("driver", "submit", "jobmanager", "standalone-job")
 _SERVICES = (
     *("APP_ID", "API_KEY", "QUOTE_TYPE", "CHALLENGE", "REPORT_DATA", "ENCRYPTED_FSD"),
     *("USING_LOCAL_DATA_KEY", "MALLOC_ARENA_MAX", "TF_MKL_ALLOC_MAX_BYTES"),
-    *("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "LD_AUDIT", "LD_PRELOAD"),
-    *("SPARK_SUBMIT_OPTS", "sgx_command"),
+    *INJECTIONS,
 )
 _SERVICE_PREFIXES = ("ATTESTATION", "EHSM_", "LOCAL_DATA_KEY")
 _ROLE_PREFIXES = {
@@ -123,10 +119,19 @@ def gather(
     if role == "taskmanager" and not any(map(env.get, _OWN_ADDRESS)):
         manager = env.get("JOB_MANAGER_RPC_ADDRESS") or conf.get("jobmanager.rpc.address", "")
         wanted.update(_own_address(manager))
-    template = conf.get(_POD_TEMPLATE)
-    if role == "driver" and template:
-        wanted[f"{POD_TEMPLATE}_DATA"] = base64.b64encode(_read(template, _POD_TEMPLATE)).decode()
+    if role == "driver":
+        wanted.update(_pod_template(conf))
     return Request(role, tuple(args), wanted, conf)
+
+
+def _pod_template(conf: Mapping[str, str]) -> dict[str, str]:
+    """The pod template of executors, which Spark mounts into a driver's pod."""
+    from .kubernetes import TEMPLATE, TEMPLATE_PROPERTY
+
+    path = conf.get(TEMPLATE_PROPERTY)
+    if not path:
+        return {}
+    return {TEMPLATE: base64.b64encode(_read(path, TEMPLATE_PROPERTY)).decode()}
 
 
 def _own_address(manager: str) -> dict[str, str]:
@@ -192,7 +197,9 @@ def _flink_conf(env: Mapping[str, str], spec: Launch) -> dict[str, str]:
     """Flink's configuration: of either file name, and what the stock image's variable adds."""
     folder = env.get("FLINK_CONF_DIR") or (f"{spec.flink.home}/conf" if spec.flink else "")
     conf: dict[str, str] = {}
-    for name in ("flink-conf.yaml", "config.yaml"):
+    from .flink_conf import FILES
+
+    for name in FILES:
         path = os.path.join(folder, name)
         if os.path.isfile(path):
             conf = _parsed(path, _read(path, "FLINK_CONF_DIR").decode("utf-8", "replace"), name)
@@ -210,11 +217,4 @@ def _parsed(where: str, text: str, name: str | None = None) -> dict[str, str]:
 
 
 def _read(path: str, what: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(LONGEST_FILE + 1)
-    except OSError as error:
-        raise Stop(UNUSABLE, f"{what}: {path}: {error.strerror}") from None
-    if len(data) > LONGEST_FILE:
-        raise Stop(UNUSABLE, f"{what}: {path}: larger than {LONGEST_FILE} bytes")
-    return data
+    return read_file(path, LONGEST_FILE, f"{what}: {path}")

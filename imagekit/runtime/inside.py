@@ -52,19 +52,34 @@ _OUTSIDE = ("SGX_ENABLED", "SGX_MODE", "SGX_LOG_LEVEL", "SGX_MEM_SIZE")
 """What the entry point has acted on, or what the image's manifest has decided."""
 
 
+def read_file(path: str, longest: int, what: str) -> bytes:
+    """Read a file that somebody else has written.
+
+    Args:
+        path: of the file.
+        longest: bytes that it may have.
+        what: how a message names it.
+
+    Raises:
+        Stop: it cannot be read, or is larger.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(longest + 1)
+    except OSError as error:
+        raise Stop(UNUSABLE, f"{what}: {error.strerror}") from None
+    if len(data) > longest:
+        raise Stop(UNUSABLE, f"{what}: larger than {longest} bytes")
+    return data
+
+
 def read_launch(path: str) -> launch.Launch:
     """Read ``launch.json``.
 
     Raises:
         Stop: it is missing or unusable.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read(LONGEST_SPEC + 1)
-    except OSError as error:
-        raise Stop(UNUSABLE, f"{path}: {error.strerror}") from None
-    if len(data) > LONGEST_SPEC:
-        raise Stop(UNUSABLE, f"{path}: larger than {LONGEST_SPEC} bytes")
+    data = read_file(path, LONGEST_SPEC, path)
     try:
         return launch.parse_launch(data)
     except ValueError as error:

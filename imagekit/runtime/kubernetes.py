@@ -18,6 +18,12 @@ from typing import Mapping, NamedTuple  # noqa: UP035 - Python 3.8
 from .command import FOLDER
 from .paths import ACCOUNT_FOLDER
 
+TEMPLATE = "SPARK_POD_TEMPLATE_DATA"
+"""Variable with the pod template for executors, in base64, that the entry point outside has read:
+inside, Spark's mount of it is not to be seen."""
+TEMPLATE_PROPERTY = "spark.kubernetes.executor.podTemplateFile"
+"""Where Spark says that file is."""
+
 TOKEN_FILE = f"{FOLDER}/kubernetes/token"
 CA_FILE = f"{FOLDER}/kubernetes/ca.crt"
 

@@ -9,17 +9,14 @@ from typing import Mapping, NamedTuple  # noqa: UP035 - Python 3.8
 
 from . import kubernetes
 from .command import FOLDER
+from .kubernetes import TEMPLATE, TEMPLATE_PROPERTY
 from .launch import Product
 from .place import DIRECT, NATIVE, Place
 from .request import Request
 from .stop import REFUSED, Stop
 
-TEMPLATE = "SPARK_POD_TEMPLATE_DATA"
-"""Variable with the pod template for executors, in base64, that the entry point outside has read:
-inside, Spark's mount of it is not to be seen."""
 TEMPLATE_FILE = f"{FOLDER}/kubernetes/pod-template.yml"
 
-_TEMPLATE = "spark.kubernetes.executor.podTemplateFile"
 _SGX = {
     "spark.kubernetes.sgx.executor.mem": "SGX_EXECUTOR_MEM_SIZE",
     "spark.kubernetes.sgx.executor.jvm.mem": "SGX_EXECUTOR_JVM_MEM_SIZE",
@@ -72,7 +69,7 @@ def access(request: Request, conf: Mapping[str, str]) -> Access:
             files[TEMPLATE_FILE] = base64.b64decode(template.encode(), validate=True)
         except ValueError:
             raise Stop(REFUSED, f"{TEMPLATE} is not base64") from None
-        found[_TEMPLATE] = TEMPLATE_FILE
+        found[TEMPLATE_PROPERTY] = TEMPLATE_FILE
     return Access(found, files)
 
 
