@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-FOLDER = "/tmp/imagekit"  # noqa: S108 - inside the enclave a private tmpfs
+TEMPORARY = "/tmp"  # noqa: S108 - inside a strict enclave a tmpfs, which is enclave memory
+"""The one folder that a strict manifest lets be written to besides encrypted mounts; there programs
+start. Manifests of compat mount the host's folder."""
+FOLDER = f"{TEMPORARY}/imagekit"
 """Where files for the program are written, in a folder that only its user may enter."""
 
 

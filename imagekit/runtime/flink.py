@@ -33,7 +33,7 @@ import re
 from typing import Mapping  # noqa: UP035 - Python 3.8
 
 from . import flink_conf, flink_memory, flink_process, flink_rules, java, kubernetes
-from .command import Command
+from .command import TEMPORARY, Command
 from .flink_args import APPLICATION, SESSION, TASK_MANAGER, Asked, container_role, parse_args
 from .flink_host import VARIABLES, check_variables, host_conf
 from .flink_job import check_job
@@ -57,7 +57,6 @@ _MAIN = {
     (TASK_MANAGER, True): "org.apache.flink.kubernetes.taskmanager.KubernetesTaskExecutorRunner",
 }
 
-_TEMPORARY = "/tmp"  # noqa: S108 - inside the enclave a private tmpfs; Flink wants a folder that exists
 _FOLDERS = (
     *("io.tmp.dirs", "process.working-dir", "process.jobmanager.working-dir"),
     *("process.taskmanager.working-dir", "blob.storage.directory", "web.tmpdir", "web.upload.dir"),
@@ -126,7 +125,7 @@ def _settle(
     """Set what has to be so inside, and what would be looked up where nothing can be looked up."""
     own = env.get("_POD_IP_ADDRESS") or env.get("LOCAL_IP")
     conf["taskmanager.network.netty.transport"] = "nio"  # epoll needs timers that Gramine lacks
-    conf.setdefault("io.tmp.dirs", _TEMPORARY)
+    conf.setdefault("io.tmp.dirs", TEMPORARY)  # Flink wants a folder that exists
     if asked.kind == TASK_MANAGER:
         _set_if(conf, "taskmanager.host", own)
         conf.setdefault("taskmanager.bind-host", "0.0.0.0")  # noqa: S104 - as Flink in a container

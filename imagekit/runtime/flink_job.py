@@ -13,6 +13,7 @@ import os
 import re
 from typing import Mapping, Sequence  # noqa: UP035 - Python 3.8
 
+from .command import TEMPORARY
 from .flink_args import SESSION, Asked
 from .flink_conf import items_of
 from .launch import Launch
@@ -88,9 +89,7 @@ def _path_of(item: str) -> str:
     relative = _RELATIVE.fullmatch(item)
     if relative is None:
         return ""
-    from .inside import WORKING_FOLDER  # only here: it imports this in turn
-
-    return os.path.normpath(f"{WORKING_FOLDER}/{relative[1]}")
+    return os.path.normpath(f"{TEMPORARY}/{relative[1]}")
 
 
 def _check_arguments(spec: Launch, arguments: Sequence[str]) -> None:

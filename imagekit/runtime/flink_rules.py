@@ -15,11 +15,8 @@ from typing import Mapping, Sequence  # noqa: UP035 - Python 3.8
 
 from . import flink_job
 from .flink_conf import FILE_KEY, FILES
-from .launch import Launch
+from .launch import LONGEST_VALUE, Launch
 from .stop import REFUSED, Stop
-
-LONGEST = 1 << 13
-"""Bytes of a value; a regular expression is not run on more than that."""
 
 _BOOLEAN = "(?i:true|false)"
 _NUMBER = r"-?[0-9]{1,18}"
@@ -204,8 +201,10 @@ def merge(spec: Launch, host: Mapping[str, str]) -> dict[str, str]:
 
 
 def _check(spec: Launch, name: str, value: str) -> None:
-    if len(value.encode()) > LONGEST:
-        raise Stop(REFUSED, f"{shown(name)}: refused, its value is longer than {LONGEST} bytes")
+    if len(value.encode()) > LONGEST_VALUE:
+        raise Stop(
+            REFUSED, f"{shown(name)}: refused, its value is longer than {LONGEST_VALUE} bytes"
+        )
     if name in flink_job.PROPERTIES:
         return  # looked at with the job
     pattern = spec.conf_allowed.get(name) or TABLE.get(name)

@@ -23,17 +23,14 @@ import sys
 from typing import Mapping, NoReturn, Sequence  # noqa: UP035 - Python 3.8
 
 from . import launch
-from .command import FOLDER, Command
+from .command import FOLDER, TEMPORARY, Command
+from .launch import LONGEST_VALUE
 from .place import NATIVE, SIZE_VARIABLE, Place, find_place
 from .request import VARIABLE, Request, parse_request
 from .stop import REFUSED, UNUSABLE, Stop
 
 LONGEST_SPEC = 1 << 20
-LONGEST_VALUE = 1 << 13
-"""Bytes. A regular expression is not run on more than that."""
-
-WORKING_FOLDER = "/tmp"  # noqa: S108 - the one folder that can be written to in a strict enclave
-"""Where the programs of roles start."""
+"""Bytes."""
 
 INJECTIONS = (
     *("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "LD_AUDIT", "LD_PRELOAD"),
@@ -301,7 +298,7 @@ def run(spec_path: str, host: Mapping[bytes, bytes]) -> NoReturn:
     _services(spec, service, command, place)
     prepare(command)
     if request is not None and request.role:
-        enter(WORKING_FOLDER)
+        enter(TEMPORARY)
     for name, value in {**settings, **command.env}.items():
         env[name.encode()] = value.encode()
     become(command.argv[0], command.argv, env)

@@ -40,6 +40,9 @@ ROLES = (*SPARK_ROLES, *FLINK_ROLES)
 """Roles that the launcher knows; what each is stands in :mod:`.spark` and :mod:`.flink`."""
 PROFILES = ("strict", "compat")
 
+LONGEST_VALUE = 1 << 13
+"""Bytes of a value from outside: a regular expression is not run on more than that."""
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)+")
 _KEYS = {

@@ -29,6 +29,7 @@ import os
 from contextlib import suppress
 from typing import NamedTuple
 
+from .devices import write_at_once
 from .stop import FAILED, UNUSABLE, Stop
 
 GRAMINE = "gramine"
@@ -241,14 +242,9 @@ def _read(path: str, why: str) -> bytes:
 
 
 def _write(path: str, data: bytes, why: str) -> None:
-    """One write: these files take their value at once."""
     try:
-        number = os.open(path, os.O_WRONLY)
-        try:
-            written = os.write(number, data)
-        finally:
-            os.close(number)
+        whole = write_at_once(path, data)
     except OSError as error:
         raise Stop(UNUSABLE, f"{why} ({path}: {error.strerror})") from None
-    if written != len(data):
+    if not whole:
         raise Stop(UNUSABLE, f"{why} ({path}: not taken whole)")

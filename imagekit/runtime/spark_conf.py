@@ -13,19 +13,16 @@ import os
 import re
 from typing import Mapping  # noqa: UP035 - Python 3.8
 
-from .launch import Launch, Product
+from .command import TEMPORARY
+from .launch import LONGEST_VALUE, Launch, Product
 from .paths import NO_FORK_CLASS
 from .request import Request
 from .spark_args import shown
 from .spark_table import ALWAYS_SENT, FAMILIES, JARS, PROPERTIES
 from .stop import REFUSED, Stop
 
-LONGEST = 1 << 13
-"""Characters. A regular expression is not run on more than that."""
-
 _NO_FORK_ABSTRACT = "io.imagekit.hadoop.NoForkLocalFs"
 """The same file system for users of Hadoop's FileContext; it stands in the same jar."""
-_TEMPORARY = "/tmp"  # noqa: S108 - inside the enclave a private tmpfs
 _SCHEME = re.compile(r"(file|local):(//)?(?=/)")
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _METASTORE = "spark.hadoop.javax.jdo.option.ConnectionURL"
@@ -66,7 +63,7 @@ def check_property(spec: Launch, name: str, value: str, option: str = "") -> boo
 
 def _form(what: str, name: str) -> re.Pattern[str]:
     form = PROPERTIES.get(name)
-    if form is None and len(name) < LONGEST:
+    if form is None and len(name) < LONGEST_VALUE:
         families = (form for names, form in FAMILIES if re.fullmatch(names, name, re.ASCII))
         form = next(families, None)
     if form is None:
@@ -79,7 +76,7 @@ def _form(what: str, name: str) -> re.Pattern[str]:
 
 
 def _match(what: str, pattern: re.Pattern[str], value: str) -> None:
-    if len(value) > LONGEST or pattern.fullmatch(value) is None:
+    if len(value) > LONGEST_VALUE or pattern.fullmatch(value) is None:
         raise Stop(REFUSED, f"{what}: refused, its value does not have the form that is allowed")
 
 
@@ -169,7 +166,7 @@ def _private(spec: Launch) -> str:
     not be set.
     """
     strict = spec.profile == "strict"
-    return spec.encrypted[0].path.rstrip("/") if strict and spec.encrypted else _TEMPORARY
+    return spec.encrypted[0].path.rstrip("/") if strict and spec.encrypted else TEMPORARY
 
 
 def local_dirs(spec: Launch, conf: Mapping[str, str], request: Request) -> str:
@@ -183,7 +180,7 @@ def local_dirs(spec: Launch, conf: Mapping[str, str], request: Request) -> str:
     if not chosen and spec.profile != "strict":
         chosen = request.env.get("SPARK_LOCAL_DIRS", "")
     base = _private(spec)
-    return chosen or (base if base == _TEMPORARY else f"{base}/spark-local")
+    return chosen or (base if base == TEMPORARY else f"{base}/spark-local")
 
 
 def _secret(conf: Mapping[str, str], request: Request) -> dict[str, str]:

@@ -14,12 +14,12 @@ import os
 import re
 
 from .command import FOLDER, Command
-from .launch import Launch, Product
+from .launch import LONGEST_VALUE, Launch, Product
 from .place import Place
 from .properties import write_properties
 from .request import Request
 from .spark_args import Submission, parse_submit
-from .spark_conf import GROUPS, LONGEST, check_jar, host_conf, no_process, storage, with_additions
+from .spark_conf import GROUPS, check_jar, host_conf, no_process, storage, with_additions
 from .spark_env import environment
 from .spark_java import class_path, heap, java_argv, parts, say, split_options, without_secrets
 from .spark_pods import access, for_executors
@@ -175,7 +175,7 @@ def _check_job(spec: Launch, role: str, job: Submission) -> None:
         raise Stop(REFUSED, "the job takes no arguments: this image seals none")
     for place, word in enumerate(job.arguments, 1):
         form = spec.arguments
-        if form is None or len(word) > LONGEST or form.fullmatch(word) is None:
+        if form is None or len(word) > LONGEST_VALUE or form.fullmatch(word) is None:
             raise Stop(
                 REFUSED, f"argument {place} of the job: refused, it does not match the sealed form"
             )

@@ -33,6 +33,8 @@ from typing import Mapping  # noqa: UP035 - Python 3.8
 
 from . import settings
 from .canary import check_canary
+from .command import TEMPORARY
+from .devices import write_at_once
 from .launch import Encrypted, Launch
 from .place import DIRECT, NATIVE, Place
 from .stop import FAILED, REFUSED, UNUSABLE, Stop
@@ -43,9 +45,6 @@ VARIABLES = settings.STORAGE
 
 KEY_SIZE = 16
 """Bytes."""
-
-MEMORY = "/tmp"  # noqa: S108 - inside a strict enclave a tmpfs, which is enclave memory
-"""Strict manifests mount a tmpfs there; those of compat, the host's folder."""
 
 _LONGEST_FILE = 1 << 14
 _FILES = {
@@ -120,8 +119,8 @@ def check(spec: Launch, storage: Mapping[str, str], place: Place) -> None:
                 )
         elif spec.profile == "compat":
             _warn(f"{purpose}: its folder is not encrypted, the host can read it (profile compat)")
-        elif not _is_below(folder, MEMORY):
-            known = ", ".join([mount.path for mount in spec.encrypted] + [MEMORY])
+        elif not _is_below(folder, TEMPORARY):
+            known = ", ".join([mount.path for mount in spec.encrypted] + [TEMPORARY])
             raise Stop(
                 REFUSED, f"{purpose}: refused, its folder is not encrypted: take one below {known}"
             )
@@ -228,15 +227,11 @@ def _has_key(place: Place, name: str) -> bool:
 def _set_key(place: Place, name: str, key: bytes) -> None:
     path = _key_file(place, name)
     try:
-        number = os.open(path, os.O_WRONLY)
-        try:
-            written = os.write(number, key)
-        finally:
-            os.close(number)
+        whole = write_at_once(path, key)
     except OSError as error:  # for a name that no mount has: EACCES or ENOENT
         line = f"{path}: Gramine takes no key there: {error.strerror}; is it a mount's key_name?"
         raise Stop(UNUSABLE, line) from None
-    if written != len(key):
+    if not whole:
         raise Stop(UNUSABLE, f"{path}: Gramine does not take the key whole")
 
 

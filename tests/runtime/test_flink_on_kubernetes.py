@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from imagekit.runtime import flink, flink_job, gather
+from imagekit.runtime.command import TEMPORARY
 from imagekit.runtime.flink_args import parse_args
 from imagekit.runtime.flink_conf import parse_conf
-from imagekit.runtime.inside import WORKING_FOLDER
 from imagekit.runtime.launch import launch_spec, parse_launch
 from imagekit.runtime.place import ENCLAVE, NATIVE, Place
 from imagekit.runtime.request import Request
@@ -102,7 +102,7 @@ def check(classpath):
 
 def test_a_jar_that_is_named_from_the_working_folder_is_the_one_that_is_meant():
     """A JobManager names the jars of ``usrlib`` to its TaskManagers so."""
-    assert WORKING_FOLDER == "/tmp"
+    assert TEMPORARY == "/tmp"
     check("file:../opt/flink/usrlib/job.jar")
     check("file:./../opt/flink/usrlib/../usrlib/job.jar")
 
