@@ -109,7 +109,7 @@ def write_conf(conf: Mapping[str, str], name: str) -> bytes:
     lines = []
     for key, value in sorted(conf.items()):
         if NOT_TEXT.search(key + value):
-            raise ValueError(f"{_shown(key)}: its value holds a character that is not printable")
+            raise ValueError(f"{shown(key)}: its value holds a character that is not printable")
         if name == STANDARD:
             lines.append(f"{_key(key)}: {_quoted(value)}\n")
         elif value:
@@ -119,10 +119,10 @@ def write_conf(conf: Mapping[str, str], name: str) -> bytes:
 
 def _flat_line(key: str, value: str) -> str:
     if key != key.strip(_TRIMMED) or not key or ": " in key or "#" in key or key.endswith(":"):
-        raise ValueError(f"{_shown(key)}: {LEGACY} cannot hold such a name")
+        raise ValueError(f"{shown(key)}: {LEGACY} cannot hold such a name")
     if value != value.strip(_TRIMMED) or "#" in value:
         raise ValueError(
-            f"{_shown(key)}: {LEGACY} cannot hold its value: it has a # or a space at its end"
+            f"{shown(key)}: {LEGACY} cannot hold its value: it has a # or a space at its end"
         )
     return f"{key}: {value}\n"
 
@@ -135,9 +135,10 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _shown(key: str) -> str:
-    """A property's name, for a message, if it is plain."""
-    return key if re.fullmatch(r"[A-Za-z0-9_$.-]{1,120}", key) else "a property"
+def shown(name: str) -> str:
+    """Give a property's name for a message, if it is plain; it comes from outside."""
+    plain = re.fullmatch(r"[A-Za-z0-9_$.-]{1,120}", name)
+    return name if plain else "a property with an odd name"
 
 
 def with_lists(conf: Mapping[str, str], name: str) -> dict[str, str]:
@@ -167,8 +168,3 @@ def items_of(conf: Mapping[str, str], key: str) -> list[str]:
         return split_list(conf.get(key, ""))
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from None
-
-
-def sgx_enabled(conf: Mapping[str, str]) -> str | None:
-    """Give ``kubernetes.sgx.enabled`` as it stands there, None if it does not."""
-    return conf.get("kubernetes.sgx.enabled")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Mapping  # noqa: UP035 - Python 3.8
 
-from . import flink_conf, flink_rules, kubernetes
+from . import flink_conf, kubernetes
 from .flink_args import Asked
 from .launch import Launch
 from .request import Request
@@ -56,7 +56,7 @@ def check_variables(spec: Launch, env: Mapping[str, str], asked: Asked) -> None:
             if re.fullmatch(VARIABLES[name], value, re.ASCII) is None:
                 raise Stop(REFUSED, f"{name}: refused, its value does not have the form of one")
         elif not _WITHOUT_EFFECT.fullmatch(name):
-            raise Stop(REFUSED, f"{flink_rules.shown(name)}: refused: Flink has no such variable")
+            raise Stop(REFUSED, f"{flink_conf.shown(name)}: refused: Flink has no such variable")
 
 
 def host_conf(request: Request, asked: Asked) -> dict[str, str]:

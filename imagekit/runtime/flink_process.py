@@ -10,7 +10,6 @@ Python 3.8, standard library, nothing else of this package.
 from __future__ import annotations
 
 import os
-import shlex
 from typing import Mapping, Sequence  # noqa: UP035 - Python 3.8
 
 from . import java
@@ -18,7 +17,7 @@ from .command import FOLDER
 from .launch import Java, Launch, Product
 from .paths import LOG_FOLDER
 from .place import Place
-from .stop import REFUSED, UNUSABLE, Stop
+from .stop import UNUSABLE, Stop
 
 CONF_FOLDER = f"{FOLDER}/flink-conf"
 """Where the configuration is written."""
@@ -115,7 +114,7 @@ def option_words(conf: Mapping[str, str], role: str) -> tuple[str, ...]:
 
 
 def split_options(name: str, text: str) -> list[str]:
-    """Part the JVM's options at spaces outside of quotes; nothing is expanded.
+    """Part the JVM's options as :func:`.java.split_options` does.
 
     Args:
         name: what sets them, for the message.
@@ -126,10 +125,7 @@ def split_options(name: str, text: str) -> list[str]:
     """
     if len(text) > 1 and text[0] == text[-1] == '"' and '"' not in text[1:-1]:
         text = text[1:-1]
-    try:
-        return shlex.split(text)
-    except ValueError:
-        raise Stop(REFUSED, f"{name}: refused, a quote in it does not end") from None
+    return java.split_options(name, text)
 
 
 def flags(java_: Java, place: Place, processors: int) -> tuple[str, ...]:

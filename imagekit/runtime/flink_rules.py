@@ -14,7 +14,7 @@ import re
 from typing import Mapping, Sequence  # noqa: UP035 - Python 3.8
 
 from . import flink_job
-from .flink_conf import FILE_KEY, FILES
+from .flink_conf import FILE_KEY, FILES, shown
 from .launch import LONGEST_VALUE, Launch
 from .stop import REFUSED, Stop
 
@@ -168,12 +168,6 @@ ALWAYS_SENT = frozenset(
 )
 """What the files that come with Flink set and its client sends, whether anybody chose it or not.
 Where the image seals one of these, its value is taken without a word."""
-
-
-def shown(name: str) -> str:
-    """Give a property's name for a message, if it is plain; it comes from outside."""
-    plain = re.fullmatch(r"[A-Za-z0-9$._-]{1,120}", name)
-    return name if plain else "a property with an odd name"
 
 
 def merge(spec: Launch, host: Mapping[str, str]) -> dict[str, str]:

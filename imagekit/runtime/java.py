@@ -76,6 +76,24 @@ def parse_size(text: str, unit: str = "") -> int:
     return int(found[1]) << _UNITS[(found[2] or unit).lower()]
 
 
+def split_options(name: str, text: str) -> list[str]:
+    """Split options of a JVM at spaces outside of quotes; nothing is expanded.
+
+    Args:
+        name: what sets them, for the message.
+        text: the options.
+
+    Raises:
+        Stop: a quote or backslash without its end.
+    """
+    import shlex  # only here: few commands need it
+
+    try:
+        return shlex.split(text)
+    except ValueError:
+        raise Stop(REFUSED, f"{name}: a quote or backslash without its end") from None
+
+
 def check_heap(name: str, heap: int, place: Place) -> None:
     """Refuse a heap that does not fit: it has to be smaller than half of the enclave.
 

@@ -14,6 +14,7 @@ import os
 import re
 
 from .command import FOLDER, Command
+from .java import split_options
 from .launch import LONGEST_VALUE, Launch, Product
 from .place import Place
 from .properties import write_properties
@@ -21,7 +22,7 @@ from .request import Request
 from .spark_args import Submission, parse_submit
 from .spark_conf import GROUPS, check_jar, host_conf, no_process, storage, with_additions
 from .spark_env import environment
-from .spark_java import class_path, heap, java_argv, parts, say, split_options, without_secrets
+from .spark_java import class_path, heap, java_argv, parts, say, without_secrets
 from .spark_pods import access, for_executors
 from .spark_table import USER
 from .stop import REFUSED, UNUSABLE, Stop
@@ -183,7 +184,7 @@ def _check_job(spec: Launch, role: str, job: Submission) -> None:
 
 def _java_options(conf: dict[str, str]) -> list[str]:
     """Give Java's options from the properties: in client mode Spark's scripts apply them."""
-    words = [word for name in _OPTIONS for word in split_options(conf.get(name, ""), name)]
+    words = [word for name in _OPTIONS for word in split_options(name, conf.get(name, ""))]
     library = conf.get("spark.driver.extraLibraryPath")
     if library:
         words.insert(0, f"-Djava.library.path={library}")

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 
 from .command import Command
-from .java import ADD_OPENS
+from .java import ADD_OPENS, split_options
 from .launch import Launch
 from .place import Place
 from .request import Request
 from .spark_conf import check_property, listed_folders, local_dirs, no_process
 from .spark_env import environment, executor_secret
-from .spark_java import class_path, heap, java_argv, parts, say, split_options, without_secrets
+from .spark_java import class_path, heap, java_argv, parts, say, without_secrets
 from .spark_table import NUMBERED
 from .stop import REFUSED, Stop
 
@@ -155,7 +155,7 @@ def _defined(conf: dict[str, str]) -> list[str]:
 
 def _sealed_options(spec: Launch) -> list[str]:
     return [
-        word for name in _SEALED_OPTIONS for word in split_options(spec.conf.get(name, ""), name)
+        word for name in _SEALED_OPTIONS for word in split_options(name, spec.conf.get(name, ""))
     ]
 
 

@@ -94,22 +94,6 @@ def heap(sources: Sequence[tuple[str, str | None, str]], place: Place) -> int:
     return size
 
 
-def split_options(text: str, name: str) -> list[str]:
-    """Split Java options at spaces, but not inside of quotes.
-
-    Raises:
-        Stop: a quote without its end.
-    """
-    if not text:
-        return []
-    import shlex  # only here: few commands need it
-
-    try:
-        return shlex.split(text)
-    except ValueError:
-        raise Stop(REFUSED, f"{name}: a quote or backslash without its end") from None
-
-
 def class_path(spark: Product, conf_folder: str | None, before: str = "", after: str = "") -> str:
     """Give the class path: the file system that starts no process, then Spark's own.
 

@@ -17,7 +17,6 @@ from imagekit.runtime.flink_conf import (
     items_of,
     parse_conf,
     parse_flat,
-    sgx_enabled,
     with_lists,
     write_conf,
 )  # fmt: skip
@@ -239,10 +238,9 @@ def test_another_name_of_the_file_is_refused():
         parse_conf("a: b", "flink.yaml")
 
 
-def test_whether_sgx_is_wanted():
-    assert sgx_enabled({}) is None
-    assert sgx_enabled(parse_conf("kubernetes:\n  sgx:\n    enabled: 'true'\n")) == "true"
-    assert sgx_enabled({"kubernetes.sgx.enabled": "yes"}) == "yes"
+def test_whether_sgx_is_wanted_is_found_in_either_form():
+    for text in ("kubernetes:\n  sgx:\n    enabled: 'true'\n", "kubernetes.sgx.enabled: true\n"):
+        assert parse_conf(text) == {"kubernetes.sgx.enabled": "true"}
 
 
 @pytest.mark.parametrize("piece", ["'", '"\\', "\\", "a:", "[a, ", "- ", "1", "1.", " ", "#", "' "])
