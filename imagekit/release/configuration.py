@@ -143,7 +143,7 @@ def template_variables(base: Base, project: Project, cell: Cell) -> dict[str, An
         "passthrough": [REQUEST_VARIABLE, *project.launch.passthrough],
         "trusted": list(project.trusted),
         "encrypted": [
-            {"path": mount.path, "uri": f"file:{mount.host}", "key_name": mount.key}
+            {"path": mount.path, "uri": f"file:{mount.host}", "key_name": mount.key_name}
             for mount in project.encrypted
         ],
     }

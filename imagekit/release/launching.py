@@ -22,6 +22,7 @@ from imagekit.runtime.launch import (
     launch_spec,
 )
 from imagekit.runtime.paths import LAUNCH_SPEC, LOG_FOLDER, NO_FORK_JAR
+from imagekit.runtime.settings import check_sealed
 from imagekit.spec.options import AttestationOptions
 from imagekit.spec.project import Project
 
@@ -31,7 +32,6 @@ SECURED_ARGVS = "/ppml/secured_argvs"
 PASSTHROUGH_PATTERN = r"[\x20-\x7e]*"
 """What a passed-through variable may hold: printable ASCII on one line."""
 
-_LONGEST_CA = 1 << 18
 _ARENAS = "4"
 """Arenas of the C library's allocator: each may take 128 MiB of the enclave; BigDL's number."""
 
@@ -143,7 +143,7 @@ def _facts(project: Project, products: Products) -> dict[str, Any]:
     def fields(value: Java | Product | None) -> dict[str, Any] | None:
         return None if value is None else value._asdict()
 
-    mounts = [Encrypted(*mount) for mount in project.encrypted]
+    mounts = list(project.encrypted)
     if project.profile == "compat":  # what its manifest template has of its own
         mounts = [
             Encrypted("/ppml/encrypted-fs", "/ppml/encrypted-fs", "_sgx_mrsigner"),
@@ -170,7 +170,15 @@ def _settings(options: AttestationOptions, project: Project) -> dict[str, str]:
         "ATTESTATION_ACCEPT": options.accept,
         "ALLOW_LOCAL_DATA_KEY": "true" if options.local_data_key else None,
     }
-    return {name: value for name, value in values.items() if value is not None}
+    sealed = {name: value for name, value in values.items() if value is not None}
+    try:
+        check_sealed(sealed)
+    except ValueError as error:
+        raise UsageError(
+            f"{project.path}: launch.attestation: settings{error}",
+            "correct the value: no container of the image would start with it",
+        ) from None
+    return sealed
 
 
 def _certificates(options: AttestationOptions, project: Project) -> str | None:
@@ -182,7 +190,7 @@ def _certificates(options: AttestationOptions, project: Project) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not PEM text"
         raise InputError(f"{where}: {reason}", "name a file of PEM certificates") from None
-    if "-----BEGIN CERTIFICATE-----" not in text or len(text) > _LONGEST_CA:
+    if "-----BEGIN CERTIFICATE-----" not in text:
         raise InputError(f"{where}: no PEM certificates", "name a file of PEM certificates")
     if "PRIVATE KEY" in text:
         raise InputError(f"{where}: holds a private key", "name a file of certificates alone")

@@ -111,6 +111,21 @@ def wanted(env: Mapping[str, str], sealed: Attestation) -> bool:
     return sealed.required or any(words)
 
 
+def check_sealed(sealed: Mapping[str, str]) -> None:
+    """Check the settings of an image; the building side does it, too.
+
+    Raises:
+        ValueError: one that nothing knows, or a value without its form; the text goes on from the
+            name of the settings.
+    """
+    for name in sorted(sealed):
+        pattern = ATTESTATION.get(name) or STORAGE.get(name) or SEALED_ONLY.get(name)
+        if pattern is None:
+            raise ValueError(f" has an unknown name: {name}")
+        if pattern.fullmatch(sealed[name]) is None:
+            raise ValueError(f".{name} is malformed")
+
+
 def merge(
     spec: Launch, host: Mapping[str, str], known: Mapping[str, re.Pattern[str]]
 ) -> dict[str, str]:
@@ -128,12 +143,10 @@ def merge(
         Stop: a value without the form of its variable, or one that the host may not set.
     """
     sealed = spec.attestation.settings
-    for name in sorted(sealed):
-        pattern = ATTESTATION.get(name) or STORAGE.get(name) or SEALED_ONLY.get(name)
-        if pattern is None:
-            raise Stop(UNUSABLE, f"launch.json: attestation.settings has an unknown name: {name}")
-        if pattern.fullmatch(sealed[name]) is None:
-            raise Stop(UNUSABLE, f"launch.json: attestation.settings.{name} is malformed")
+    try:
+        check_sealed(sealed)
+    except ValueError as error:
+        raise Stop(UNUSABLE, f"launch.json: attestation.settings{error}") from None
     settings = {name: value for name, value in sealed.items() if value}
     for name in sorted(set(host) & set(known)):
         value = host[name]

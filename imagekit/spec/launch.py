@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from imagekit.runtime.launch import Encrypted
 from imagekit.spec.fields import Node, shown
 from imagekit.spec.keys import KEYS, names, required
-from imagekit.spec.options import AttestationOptions, EncryptedMount, LaunchOptions
+from imagekit.spec.options import AttestationOptions, LaunchOptions
 from imagekit.spec.readers import (
     axis,
     check_variable,
@@ -61,7 +62,7 @@ def parse_launch_options(node: Node, profile: str, folder: Path) -> LaunchOption
     return launch
 
 
-def parse_encrypted(node: Node) -> tuple[EncryptedMount, ...]:
+def parse_encrypted(node: Node) -> tuple[Encrypted, ...]:
     """Read the list ``encrypted``.
 
     Raises:
@@ -79,14 +80,14 @@ def parse_encrypted(node: Node) -> tuple[EncryptedMount, ...]:
     return mounts
 
 
-def _mount(node: Node) -> EncryptedMount:
+def _mount(node: Node) -> Encrypted:
     keys = node.mapping(names("encrypted[]"), required("encrypted[]"))
     path = inside_path(keys["path"], keys["path"].string())
     host = inside_path(keys["host"], keys["host"].string()) if "host" in keys else path
     key = keys["key"].string() if "key" in keys else str(KEYS["encrypted[].key"].default)
     if not _KEY_NAME.fullmatch(key):
         raise keys["key"].error(f"{shown(key)} is not a key's name", "use letters, digits and _")
-    return EncryptedMount(path, host, key)
+    return Encrypted(path, host, key)
 
 
 def _grammar(keys: Mapping[str, Node]) -> dict[str, Any]:

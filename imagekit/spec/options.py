@@ -65,17 +65,6 @@ class AttestationOptions(NamedTuple):
     """Whether a data key may come from a file of the host, who then knows it."""
 
 
-class EncryptedMount(NamedTuple):
-    """A folder whose files Gramine encrypts (``encrypted[]``)."""
-
-    path: str
-    """Where it is seen inside."""
-    host: str
-    """Where the encrypted files are in the container."""
-    key: str
-    """The key's name; ``_sgx_mrenclave`` and ``_sgx_mrsigner`` are the CPU's own."""
-
-
 class LaunchOptions(NamedTuple):
     """What runs inside under the strict profile (``launch:``)."""
 

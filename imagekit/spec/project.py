@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from imagekit.errors import InputError, UsageError
+from imagekit.runtime.launch import Encrypted
 from imagekit.spec.base import parse_base
 from imagekit.spec.base_values import BaseReference, BaseSpec
 from imagekit.spec.fields import Node, load_yaml, shown
@@ -39,7 +40,6 @@ from imagekit.spec.names import (
 )
 from imagekit.spec.options import (
     EnclaveOptions,
-    EncryptedMount,
     GramineOptions,
     LaunchOptions,
     PathOptions,
@@ -76,7 +76,7 @@ class Project:
     trusted: tuple[str, ...] = ()
     """Further trusted files as Gramine URIs, ``file:/x`` or, for a folder, ``file:/x/``; in the
     order of the file."""
-    encrypted: tuple[EncryptedMount, ...] = ()
+    encrypted: tuple[Encrypted, ...] = ()
     """Folders whose files are encrypted, in the order of the file."""
     cache: Path | None = None
     """Folder of the cache; None for the user's own."""

@@ -163,6 +163,7 @@ def test_compat_carries_facts_and_seals_nothing(build):
         (ROLES + "  attestation: {ca: none.pem}\n", 3, "none.pem"),
         (ROLES + "  attestation: {ca: key.pem}\n", 3, "no PEM certificates"),
         (ROLES + "  attestation: {required: true}\n", 2, "cells without it"),
+        (ROLES + "  attestation: {url: 'a b'}\n", 2, "ATTESTATION_URL is malformed"),
         (ROLES + "  attestation: {pin_sha256: ab}\n", 2, "pin_sha256"),
         (ROLES + "  attestation: {accept: all}\n", 2, "accept"),
         (ROLES.replace("driver,", "root,"), 2, "root"),
@@ -189,6 +190,14 @@ def test_a_private_key_is_not_taken_for_a_certificate(build, folder):
     code, err, _ = build(ROLES + "  attestation: {ca: ca.pem}\n")
     assert code == 3
     assert "private key" in err
+
+
+def test_more_certificates_than_the_launcher_takes_are_refused_while_it_is_built(build, folder):
+    pem = "-----BEGIN CERTIFICATE-----\n" + "A" * 70_000
+    (folder / "ca.pem").write_text(pem)
+    code, err, _ = build(ROLES + "  attestation: {ca: ca.pem}\n")
+    assert code == 2
+    assert "ATTESTATION_CA is malformed" in error_lines(err)[0]
 
 
 def test_a_role_without_a_known_java_is_refused(project, imagekit):
