@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from imagekit.runtime import flink
+from imagekit.runtime import flink, flink_args, flink_host
 from imagekit.runtime.flink_conf import FILE_KEY, parse_conf
 from imagekit.runtime.launch import launch_spec, parse_launch
 from imagekit.runtime.place import ENCLAVE, NATIVE, Place
@@ -44,7 +44,7 @@ def _recorded():
             "flink": words[1],
             "kind": "taskmanager" if words[-1] == "taskmanager" else kind,
             "args": pod["args"],
-            "env": {name: pod["env"][name] for name in pod["env"] if name in flink.VARIABLES},
+            "env": {name: pod["env"][name] for name in pod["env"] if name in flink_host.VARIABLES},
             "file": pod["properties_file"].rpartition("/")[2],
             "conf": pod["properties"],
         }
@@ -110,7 +110,7 @@ def spec(home):
 
 def request_of(start):
     """The launch request of a recorded start, as the entry point makes it."""
-    role, args = flink.container_role(start["args"])
+    role, args = flink_args.container_role(start["args"])
     fields = {"_POD_IP_ADDRESS": "10.1.2.3", "_POD_NODE_ID": "node-1"}
     env = {name: fields.get(name, value) for name, value in start["env"].items()}
     env.setdefault("_POD_IP_ADDRESS", "10.1.2.3")  # the entry point's, for a TaskManager

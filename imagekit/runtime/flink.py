@@ -34,15 +34,13 @@ from typing import Mapping  # noqa: UP035 - Python 3.8
 
 from . import flink_conf, flink_memory, flink_process, flink_rules, java, kubernetes
 from .command import TEMPORARY, Command
-from .flink_args import APPLICATION, SESSION, TASK_MANAGER, Asked, container_role, parse_args
-from .flink_host import VARIABLES, check_variables, host_conf
+from .flink_args import APPLICATION, SESSION, TASK_MANAGER, Asked, parse_args
+from .flink_host import check_variables, host_conf
 from .flink_job import check_job
 from .launch import Launch
 from .place import NATIVE, Place
 from .request import Request
 from .stop import REFUSED, Stop
-
-__all__ = ["VARIABLES", "compose", "container_role"]
 
 _MAIN = {
     (SESSION, False): "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint",

@@ -7,7 +7,7 @@ from flink_starts import *  # noqa: F403 - fixtures too
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from imagekit.runtime import flink
+from imagekit.runtime import flink, flink_host
 from imagekit.runtime.flink_args import parse_args
 from imagekit.runtime.flink_conf import LISTS, items_of
 from imagekit.runtime.flink_rules import TABLE
@@ -289,7 +289,9 @@ def test_no_secret_is_on_the_command_line_or_in_a_message(
     assert found[name] == secret or items_of(found, name) == items_of({name: secret}, name)
 
 
-@given(SECRETS, st.sampled_from(sorted(flink.VARIABLES)), st.sampled_from(("strict", "compat")))
+@given(
+    SECRETS, st.sampled_from(sorted(flink_host.VARIABLES)), st.sampled_from(("strict", "compat"))
+)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_no_variable_is_on_the_command_line_or_in_a_message(spec, secret, name, profile):
     words = ("kubernetes-jobmanager.sh", "kubernetes-application")

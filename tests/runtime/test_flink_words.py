@@ -7,14 +7,14 @@ from flink_starts import IDS, STARTS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from imagekit.runtime import flink
+from imagekit.runtime import flink_args
 from imagekit.runtime.flink_args import parse_args, shell_words
 from imagekit.runtime.stop import Stop
 
 
 @pytest.mark.parametrize("start", STARTS, ids=IDS)
 def test_what_kubernetes_starts_is_recognised(start):
-    role, args = flink.container_role(start["args"])
+    role, args = flink_args.container_role(start["args"])
     assert role == ("taskmanager" if start["kind"] == "taskmanager" else "jobmanager")
     assert args[0] == f"kubernetes-{role}.sh"
     assert parse_args(role, args).kind == start["kind"]
@@ -22,7 +22,7 @@ def test_what_kubernetes_starts_is_recognised(start):
         ["bash", "-c", f"printf '%s\\0' {start['args'][2]}"], capture_output=True, check=True
     )
     assert list(args) == plain.stdout.decode().split("\0")[:-1]
-    assert flink.container_role(args) == (role, args)
+    assert flink_args.container_role(args) == (role, args)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_what_kubernetes_starts_is_recognised(start):
     ],
 )
 def test_words_of_the_stock_image_are_recognised(words, role, args):
-    assert flink.container_role(words) == (role, args)
+    assert flink_args.container_role(words) == (role, args)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_words_of_the_stock_image_are_recognised(words, role, args):
     ],
 )
 def test_other_words_are_a_command(words):
-    assert flink.container_role(words) is None
+    assert flink_args.container_role(words) is None
 
 
 @pytest.mark.parametrize(
@@ -90,13 +90,13 @@ def test_other_words_are_a_command(words):
 )
 def test_a_shell_that_shall_do_more_than_start_flink_is_refused(text):
     with pytest.raises(Stop, match="bash -c is refused") as stop:
-        flink.container_role(["bash", "-c", text])
+        flink_args.container_role(["bash", "-c", text])
     assert stop.value.code == 2
 
 
 def test_words_after_the_shells_text_are_refused():
     with pytest.raises(Stop, match="words follow"):
-        flink.container_role(["bash", "-c", "kubernetes-taskmanager.sh", "x"])
+        flink_args.container_role(["bash", "-c", "kubernetes-taskmanager.sh", "x"])
 
 
 @given(st.text(alphabet="ab1= '\"\\#-%@+,:./^_\t;$&|<>(){}[]*?~!\n`é", max_size=30))
