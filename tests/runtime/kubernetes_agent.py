@@ -8,6 +8,7 @@ a pod that is deleted is ended.
 import signal
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -111,6 +112,13 @@ class Agent:
         """Fail if a container has failed by itself, with what it said."""
         for name, container in list(self.started.items()):
             assert container.status() in (None, 0, -signal.SIGKILL), f"{name}: {container.output()}"
+
+    def end_of(self, container: Running) -> tuple[int, str]:
+        """Wait for the job's own container, unless one of its pods fails; status and output."""
+        while container.status() is None:
+            self.check()
+            time.sleep(0.1)
+        return container.end()
 
     def _work(self) -> None:
         told: dict[str, str] = {}

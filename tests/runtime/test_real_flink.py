@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -196,10 +195,7 @@ def test_jobmanager_and_taskmanager_run_as_native_kubernetes_starts_them(
         api.create("deployments", deployment)
         env = added(pod_env(pod["env"], "jobmanager", {}))
         with made.start(*pod["args"], env=env, **words) as manager:
-            while manager.status() is None:
-                agent.check()
-                time.sleep(0.1)
-            status, managed = manager.end()
+            status, managed = agent.end_of(manager)
         workers = [container.output() for container in agent.started.values()]
     assert status == 0, managed
     assert len(workers) == 1

@@ -4,7 +4,6 @@ import json
 import re
 import socket
 import threading
-import time
 from contextlib import contextmanager, suppress
 
 import private_root
@@ -172,10 +171,7 @@ def test_driver_and_executors_run_as_kubernetes_starts_them(version, case, way, 
         made.write({"/opt/spark/pod-template/pod-spec-template.yml": json.dumps(TEMPLATE)})
         api.create("pods", {"kind": "Pod", "metadata": {"name": name}, "spec": {}})
         with made.start(*pod["args"], way=way, env=env) as driver:
-            while driver.status() is None:
-                agent.check()
-                time.sleep(0.1)
-            status, said = driver.end()
+            status, said = agent.end_of(driver)
         executors = [container.output() for container in agent.started.values()]
     assert status == 0, said
     assert "Pi is roughly 3.1" in said
