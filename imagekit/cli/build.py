@@ -81,7 +81,7 @@ def build(
     json: Json = False,
 ) -> None:
     """Build measured, signed enclave images: --epc 16g --log error, --select or --all."""
-    from imagekit.cli.secrets import open_project_signer
+    from imagekit.cli.passphrases import open_project_signer
     from imagekit.images.cache import Cache
     from imagekit.release.bases import base_places
     from imagekit.release.dates import check_date

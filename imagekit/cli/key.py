@@ -25,7 +25,7 @@ def generate(
     json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
 ) -> None:
     """Make a signing key, mode 0600."""
-    from imagekit.cli.secrets import new_passphrase
+    from imagekit.cli.passphrases import new_passphrase
     from imagekit.signing.keyfile import generate_key
 
     wanted = encrypt or passphrase_file is not None
@@ -43,7 +43,7 @@ def show(
     json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
 ) -> None:
     """Print mr_signer of a key."""
-    from imagekit.cli.secrets import passphrase_source
+    from imagekit.cli.passphrases import passphrase_source
     from imagekit.signing.keyfile import load_modulus, permission_warning
 
     modulus = load_modulus(path, lambda: passphrase_source(passphrase_file, str(path)))

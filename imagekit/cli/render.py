@@ -65,7 +65,7 @@ def render(
     json: Json = False,
 ) -> None:
     """Write every generated file, as build contexts of base and cells; all cells by default."""
-    from imagekit.cli.secrets import open_signer
+    from imagekit.cli.passphrases import open_signer
     from imagekit.errors import UsageError
     from imagekit.images.cache import Cache
     from imagekit.release.dates import check_date

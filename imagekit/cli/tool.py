@@ -133,7 +133,7 @@ def gramine_sgx_sign(
     ] = False,
 ) -> None:
     """Measure a manifest and sign it."""
-    from imagekit.cli.secrets import open_signer
+    from imagekit.cli.passphrases import open_signer
     from imagekit.enclave.releases import release_named
     from imagekit.release.dates import sigstruct_date
     from imagekit.release.gramine_tools import describe_signed, sign_manifest_file, write_signed

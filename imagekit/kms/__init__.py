@@ -1,0 +1,1 @@
+"""Key management and attestation services: accounts, quotes, registration of measurements."""

@@ -1,0 +1,1 @@
+"""TLS keys, passwords, data keys and Kubernetes objects, made without openssl or keytool."""
