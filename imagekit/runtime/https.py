@@ -1,6 +1,6 @@
 """One HTTP request to a service, over TLS, within a time limit, with an answer of limited size.
 
-No redirect is followed, no proxy is asked, no connection is kept.
+No redirect is followed, no connection is kept, and no proxy is asked unless the caller connects.
 
 Python 3.8, standard library, nothing else of this package.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple  # noqa: UP035 - Python 3.8
 
 from . import tls
 from .stop import UNREACHABLE, Stop
@@ -40,23 +40,29 @@ class Lost(Stop):
     """The request went out and no whole answer came: it may have been carried out or not."""
 
 
-def ask(service: tls.Service, path: str, body: bytes | None) -> Answer:
-    """Send one request over TLS and give the answer: no redirect, no proxy, one connection.
+def ask(
+    service: tls.Service,
+    path: str,
+    body: bytes | None,
+    connect: Callable[[tls.Service, float], ssl.SSLSocket] = tls.connect,
+) -> Answer:
+    """Send one request over TLS and give the answer: no redirect, one connection.
 
     Args:
         service: where, and how it is known; its ``limit`` is for all of it.
         path: path and query.
         body: JSON for a POST, None for a GET.
+        connect: gives a connection that is known to be the service's, as :func:`.tls.connect`.
 
     Raises:
-        Lost: too slow, or no whole HTTP answer, after something was sent.
-        Stop: no connection, not the service, or an answer that is a redirect or too long.
+        Lost: too slow, too long or no whole HTTP answer, after something was sent.
+        Stop: no connection, not the service, or an answer that is a redirect.
     """
     import http.client
     import socket
 
     deadline = time.monotonic() + service.limit
-    with tls.connect(service, deadline) as connection:
+    with connect(service, deadline) as connection:
         limited = _Limited(service, connection, deadline)
         try:
             limited.send(_head(service, path, body) + (body or b""))
@@ -76,7 +82,7 @@ def ask(service: tls.Service, path: str, body: bytes | None) -> Answer:
         raise Stop(UNREACHABLE, _unusable(service, why))
     if len(content) > LONGEST_ANSWER:
         why = f"it is longer than {LONGEST_ANSWER} bytes"
-        raise Stop(UNREACHABLE, _unusable(service, why))
+        raise Lost(UNREACHABLE, _unusable(service, why))
     if answer.length:  # bytes that were announced and did not come
         raise Lost(UNREACHABLE, _unusable(service, "it is not whole"))
     return Answer(answer.status, content, answer.getheader("Date") or "")

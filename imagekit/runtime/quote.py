@@ -5,17 +5,14 @@ Where a quote comes from:
 | kind | way |
 |---|---|
 | ``gramine`` | ``/dev/attestation/user_report_data`` is written, ``quote`` beside it is read |
-| ``tdx`` | configfs-tsm (Linux 6.7 and newer): a report entry's ``inblob`` and ``outblob`` |
+| ``tdx`` | configfs-tsm (Linux 6.7 and newer): a report entry's ``inblob`` and ``outblob``; |
+| | where that is not there, or not to be written to, ``/dev/tdx_guest`` (:mod:`.tdx`) |
 | ``occlum`` | the file ``/etc/occlum_attestation/quote``, written by a program in the image |
 
 The first two are tied to this start, since the report data is ours. A quote from a file carries the
 report data that its writer chose. It can be checked to hold that text (``REPORT_DATA``; BigDL's
 writer takes ``ppml`` by default), not to be fresh: whoever can put the file there can put an old
 one.
-
-``/dev/tdx_guest`` alone is not enough: it gives a report that only this CPU can check, and turning
-that into a quote takes a quote generation service on the host, over vsock, which is not spoken
-here.
 
 Python 3.8, standard library, nothing else of this package.
 """
@@ -56,11 +53,13 @@ class Devices(NamedTuple):
         occlum: file with a quote.
         tsm: folder of configfs-tsm's reports.
         tdx_guest: TDX's own device.
+        tdx_attest: Intel's file with the port of the host's quote generation service.
     """
 
     occlum: str = "/etc/occlum_attestation/quote"
     tsm: str = "/sys/kernel/config/tsm/report"
     tdx_guest: str = "/dev/tdx_guest"
+    tdx_attest: str = "/etc/tdx-attest.conf"
 
 
 class Quote(NamedTuple):
@@ -190,24 +189,33 @@ def _of_gramine(report_data: bytes, folder: str) -> bytes:
 
 
 def _of_tdx(report_data: bytes, devices: Devices) -> bytes:
-    if not os.path.isdir(devices.tsm):
-        if os.path.exists(devices.tdx_guest):
-            line = (
-                f"{devices.tdx_guest} alone gives no quote: take Linux 6.7 or newer in the guest, "
-                f"and mount configfs so that {devices.tsm} is there"
-            )
-            raise Stop(UNUSABLE, line)
-        raise Stop(UNUSABLE, f"no TDX: neither {devices.tsm} nor {devices.tdx_guest} is there")
-    entry = os.path.join(devices.tsm, f"imagekit-{os.urandom(8).hex()}")
-    try:
-        os.mkdir(entry, 0o700)
-    except OSError as error:
-        raise Stop(UNUSABLE, f"{devices.tsm}: no report entry: {error.strerror}") from None
+    entry = _new_entry(devices)
+    if entry is None:
+        from . import tdx  # only here: newer guests do without
+
+        return tdx.get_quote(report_data, devices.tdx_guest, devices.tdx_attest)
     try:
         return _of_entry(report_data, entry)
     finally:
         with suppress(OSError):
             os.rmdir(entry)
+
+
+def _new_entry(devices: Devices) -> str | None:
+    """Make a report entry; none where the device has to do, as in many containers."""
+    device = os.path.exists(devices.tdx_guest)
+    if not os.path.isdir(devices.tsm):
+        if device:
+            return None
+        raise Stop(UNUSABLE, f"no TDX: neither {devices.tsm} nor {devices.tdx_guest} is there")
+    entry = os.path.join(devices.tsm, f"imagekit-{os.urandom(8).hex()}")
+    try:
+        os.mkdir(entry, 0o700)
+    except OSError as error:
+        if device:
+            return None
+        raise Stop(UNUSABLE, f"{devices.tsm}: no report entry: {error.strerror}") from None
+    return entry
 
 
 def _of_entry(report_data: bytes, entry: str) -> bytes:

@@ -186,18 +186,35 @@ def connect(service: Service, deadline: float) -> ssl.SSLSocket:
     Raises:
         Stop: no connection, or it is not the service.
     """
+    made = context(service)
+    deadline = min(deadline, time.monotonic() + CONNECT_LIMIT)
+    return secured(service, connect_plain(service, deadline), made, deadline)
+
+
+def secured(
+    service: Service, plain: socket.socket, made: ssl.SSLContext, deadline: float
+) -> ssl.SSLSocket:
+    """Speak TLS over a connection, and make sure that it is the service; closed if it is not.
+
+    Args:
+        service: who.
+        plain: a connection to it.
+        made: the context, from :func:`context`.
+        deadline: time of the monotonic clock at which to give up.
+
+    Raises:
+        Stop: the handshake failed, or it is not the service.
+    """
     import socket
     import ssl
 
-    made = context(service)
-    deadline = min(deadline, time.monotonic() + CONNECT_LIMIT)
     name = service.server_name or service.host
-    plain = None
     try:
-        plain = _connect_plain(service, deadline)
         plain.settimeout(remaining(service, deadline))
         # An end of the connection that the service did not announce is an error, not an end.
         secure = made.wrap_socket(plain, server_hostname=name, suppress_ragged_eofs=False)
+    except Stop as stop:
+        raise _closing(plain, stop) from None
     except ssl.SSLCertVerificationError as error:
         why = _CERTIFICATE.get(error.verify_code, "it does not stand up to verification")
         line = f"{service.label}: the service's certificate is refused: {why}"
@@ -213,9 +230,8 @@ def connect(service: Service, deadline: float) -> ssl.SSLSocket:
     return secure
 
 
-def _closing(connection: socket.socket | None, error: Stop) -> Stop:
-    if connection is not None:
-        connection.close()
+def _closing(connection: socket.socket, error: Stop) -> Stop:
+    connection.close()
     return error
 
 
@@ -241,8 +257,23 @@ def _check_pin(service: Service, secure: ssl.SSLSocket) -> None:
         raise _closing(secure, Stop(UNREACHABLE, line))
 
 
-def _connect_plain(service: Service, deadline: float) -> socket.socket:
-    """Connect to the first of the addresses that takes the connection."""
+def connect_plain(service: Service, deadline: float) -> socket.socket:
+    """Connect, without TLS, to the first of the addresses that takes the connection.
+
+    Raises:
+        Stop: none does in time.
+    """
+    import socket
+
+    try:
+        return _first_connection(service, deadline)
+    except socket.timeout:  # noqa: UP041 - Python 3.8 and 3.9
+        raise too_slow(service) from None
+    except OSError as error:
+        raise cannot_reach(service, error) from None
+
+
+def _first_connection(service: Service, deadline: float) -> socket.socket:
     import socket
 
     failure: OSError = OSError()
