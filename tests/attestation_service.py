@@ -81,8 +81,7 @@ class Handler(BaseHTTPRequestHandler):
     def handle(self) -> None:
         if self.service.at_connect and self.service.at_connect(self):
             return
-        with contextlib.suppress(OSError):  # clients that go away are what is tested
-            super().handle()
+        super().handle()
 
     def handle_one(self) -> None:
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

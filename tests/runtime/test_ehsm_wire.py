@@ -17,7 +17,6 @@ import pytest
 from attestation_service import (
     API_KEY,
     APP_ID,
-    Ehsm,
     old_certificate,
     sorted_text,
     start_service,
@@ -267,53 +266,6 @@ def test_text_of_the_service_never_gets_into_the_line(message):
 def test_any_bytes_are_a_document_or_a_value_error(data):
     with contextlib.suppress(ValueError):
         ehsm.parse_json(data)
-
-
-# -- the service of these tests
-
-
-def test_the_test_service_answers_recorded_requests_as_the_real_one_did():
-    """Otherwise tests against it would prove nothing."""
-    from conftest import GOLDEN
-
-    tenants = json.loads((GOLDEN / "ehsm/tenants.json").read_text())
-    fake = Ehsm()
-    fake.now = lambda: 1_795_308_392_300
-    # Made by an exchange that was not recorded.
-    fake.policies["988afc28-41a4-4143-be4c-ffa75eaea971"] = APP_ID, {"mr_enclave": "c" * 64}
-    compared = 0
-    for exchange in EXCHANGES:
-        request, response = exchange["request"], exchange["response"]
-        action = request["path"].partition("Action=")[2]
-        known = action in ("Enroll", "GetVersion") or hasattr(fake, f"do_{action}")
-        if "json" not in response or not (known or "unknown" in exchange["name"]):
-            continue
-        if exchange["name"] == "decrypt":  # the stand-in's cipher is not AES
-            continue
-        wanted = response["json"]
-        ids = wanted["result"] or {}
-        fake.new_id = lambda ids=ids: ids.get("policyId") or ids.get("keyid") or ids.get("appid")
-        fake.tenants = {tenant["appid"]: tenant["apikey"] for tenant in tenants.values()}
-        if "db-lost" in exchange["name"]:
-            fake.tenants = {}
-        fake.verdict = ids.get("result", 0)
-        fake.store_works = "db-down" not in exchange["name"]
-        body = json.dumps(request["json"]) if "json" in request else request.get("body", "")
-        media = request["headers"].get("Content-Type", "")
-        found = fake.answer(request["method"], action, body.encode(), media)
-        assert shape(found) == shape(wanted), exchange["name"]
-        compared += 1
-    assert compared >= 40
-
-
-def shape(document):
-    """An answer without what is random or differs by action."""
-    result = document["result"]
-    random = ("apikey", "ciphertext", "plaintext", "createTime", "quote")
-    if isinstance(result, dict):
-        result = {key: ... if key in random else value for key, value in result.items()}
-    message = document.get("message", "none")
-    return document["code"], result, "" if document["code"] == 200 else message
 
 
 # -- connections: who is trusted
