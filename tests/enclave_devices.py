@@ -7,7 +7,9 @@ mode, the attestation files as documented for SGX.
 
 import contextlib
 import errno
+import fcntl
 import os
+import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from imagekit.runtime import tdx
 from imagekit.runtime.place import DIRECT, ENCLAVE, NATIVE, Place
 
 MR_ENCLAVE, MR_SIGNER, MR_TD = "a1" * 32, "b2" * 32, "c3" * 48
@@ -184,6 +187,96 @@ def tsm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tsm:
 
 
 @dataclass
+class TdxGuest:
+    """``/dev/tdx_guest``, and the host's service that makes quotes of its reports.
+
+    Both written from the formats' descriptions: Linux's ``linux/tdx-guest.h``, and the messages of
+    Intel's quote generation service. The service answers at a Unix socket in place of vsock.
+
+    Attributes:
+        folder: where device and configuration are.
+        report_data: what the CPU puts into its report, None for what it is given.
+        report_type: first byte of the report.
+        make: makes the quote for report data.
+        ports: at which the service was asked for.
+        requests: what was asked, without the length.
+    """
+
+    folder: Path
+    report_data: bytes | None = None
+    report_type: int = 0x81
+    make: Callable[[bytes], bytes] = td_quote
+    ports: list[int] = field(default_factory=list)
+    requests: list[bytes] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir()
+        self.device.touch()
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(self.folder / "qgs"))
+        self.listener.listen()
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.thread.start()
+
+    @property
+    def device(self) -> Path:
+        return self.folder / "tdx_guest"
+
+    @property
+    def conf(self) -> Path:
+        return self.folder / "tdx-attest.conf"
+
+    def ioctl(self, number: int, request: int, arg: bytearray) -> int:
+        """_IOWR('T', 1, …) of 64 bytes of report data and 1024 of report."""
+        assert Path(f"/proc/self/fd/{number}").readlink() == self.device
+        assert (request, len(arg)) == (0xC4405401, 64 + 1024)
+        report = bytearray(1024)
+        report[0] = self.report_type
+        report[128:192] = arg[:64] if self.report_data is None else self.report_data
+        arg[64:] = report
+        return 0
+
+    def connect(self, port: int, deadline: float) -> socket.socket:
+        self.ports.append(port)
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(self.folder / "qgs"))
+        return connection
+
+    def answer(self, quote: bytes) -> bytes:
+        size = 24 + len(quote)
+        body = struct.pack("<HHIIIII", 1, 1, 1, size, 0, 0, len(quote)) + quote
+        return struct.pack(">I", len(body)) + body
+
+    def serve(self) -> None:
+        ignored = contextlib.suppress(ConnectionError)
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            with connection, connection.makefile("rb") as stream, ignored:
+                (size,) = struct.unpack(">I", stream.read(4))
+                message = stream.read(size)
+                self.requests.append(message)
+                connection.sendall(self.answer(self.make(message[24 + 128 : 24 + 192])))
+
+    def end(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.thread.join()
+
+
+@pytest.fixture
+def tdx_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TdxGuest]:
+    """A guest without configfs-tsm, and its host."""
+    made = TdxGuest(tmp_path / "tdx")
+    monkeypatch.setattr(fcntl, "ioctl", made.ioctl)
+    monkeypatch.setattr(tdx, "connect", made.connect)
+    yield made
+    made.end()
+
+
+@dataclass
 class Mount:
     """An encrypted mount: a file opens with the key that it was written with alone.
 
@@ -236,10 +329,12 @@ __all__ = [
     "NATIVELY",
     "Gramine",
     "Mount",
+    "TdxGuest",
     "Tsm",
     "gramine",
     "mount",
     "sgx_quote",
     "td_quote",
+    "tdx_guest",
     "tsm",
 ]

@@ -566,6 +566,28 @@ def test_a_td_attests_to_bigdls_service(bigdl, outcome, service, tsm):
     assert quote.parse_quote(base64.b64decode(json.loads(body)["quote"])).tdx
 
 
+def test_a_td_without_configfs_attests_through_its_device_and_the_hosts_service(
+    bigdl, outcome, service, tdx_guest
+):
+    devices = quote.Devices(tsm="/nonexistent", tdx_guest=str(tdx_guest.device))
+    bigdl |= {"QUOTE_TYPE": "TDX"}
+    assert outcome(bigdl, None, NATIVELY, devices).code == 0
+    assert base64.b64decode(json.loads(service.seen[-1][1])["quote"])[:2] == b"\4\0"
+    service.seen.clear()
+    for make, words in (
+        (lambda data: td_quote(bytes(64)), "report data"),
+        (lambda data: td_quote(data, debug=True), "debug"),
+        (sgx_quote, "another kind"),
+        (lambda data: b"no quote", "header"),
+    ):
+        tdx_guest.make = make
+        ended = outcome(bigdl, None, NATIVELY, devices)
+        assert (ended.code, words in ended.line) == (FAILED, True)
+    tdx_guest.answer = lambda quote: b""
+    assert outcome(bigdl, None, NATIVELY, devices).code == UNREACHABLE
+    assert service.seen == []
+
+
 def test_a_policy_of_ehsm_is_not_for_a_td(env, outcome, service, tsm):
     devices = quote.Devices(tsm=str(tsm.folder))
     ended = outcome(env | {"QUOTE_TYPE": "TDX"}, None, NATIVELY, devices)

@@ -185,10 +185,20 @@ def test_another_kind_of_guest_is_no_td(tsm):
     assert (stop.code, "provider" in stop.line) == (UNUSABLE, True)
 
 
-def test_tdx_guest_alone_is_explained(tmp_path):
-    (tmp_path / "tdx_guest").touch()
-    devices = NOWHERE._replace(tdx_guest=str(tmp_path / "tdx_guest"))
-    stop = stopped(quote.get_quote, quote.TDX, DATA, "/nonexistent", devices)
-    assert (stop.code, "configfs" in stop.line) == (UNUSABLE, True)
+def test_a_td_whose_configfs_is_missing_or_sealed_off_asks_its_device(tsm, tdx_guest):
+    device = NOWHERE._replace(tdx_guest=str(tdx_guest.device))
+    for folder in ("/nonexistent", "/proc/self"):  # as in a container: nobody makes folders there
+        devices = device._replace(tsm=folder)
+        found = quote.get_quote(quote.TDX, DATA, "/nonexistent", devices)
+        assert quote.parse_quote(found).report_data == DATA
+    assert len(tdx_guest.requests) == 2
+    quote.get_quote(quote.TDX, DATA, "/nonexistent", device._replace(tsm=str(tsm.folder)))
+    assert len(tdx_guest.requests) == 2
+
+
+def test_without_a_way_to_a_tds_quote_that_is_said():
     stop = stopped(quote.get_quote, quote.TDX, DATA, "/nonexistent", NOWHERE)
     assert (stop.code, "no TDX" in stop.line) == (UNUSABLE, True)
+    devices = NOWHERE._replace(tsm="/proc/self")
+    stop = stopped(quote.get_quote, quote.TDX, DATA, "/nonexistent", devices)
+    assert (stop.code, "no report entry" in stop.line) == (UNUSABLE, True)
