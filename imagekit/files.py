@@ -10,7 +10,7 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -150,19 +150,24 @@ def _remove_if_dead(path: Path) -> None:
         os.close(fd)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Write a whole file: afterwards it has the old content or the new one, never a mixture.
 
     What is no regular file (``/dev/stdout``, a pipe) is written to as it is; a symbolic link is
     followed.
 
+    Args:
+        path: the file.
+        data: its new content.
+        mode: its permissions, less what the umask takes; from the first byte on.
+
     Raises:
         InputError: the folder cannot be written to; nothing is left behind.
     """
-    write_together({path: data})
+    write_together({path: data}, mode)
 
 
-def write_together(files: Mapping[Path, bytes]) -> None:
+def write_together(files: Mapping[Path, bytes], mode: int = 0o666) -> None:
     """Write several files: none is touched unless the contents of all are on the disk.
 
     Each is written as by :func:`write_atomically`.
@@ -181,7 +186,7 @@ def write_together(files: Mapping[Path, bytes]) -> None:
                     stack.enter_context(path.open("wb", buffering=0)).write(data)
                     continue
                 remove_stale(target.parent)
-                aside = stack.enter_context(Aside(target.parent))
+                aside = stack.enter_context(Aside(target.parent, mode))
                 aside.write(data)
                 ready.append((aside, target))
             for aside, where in ready:
@@ -233,10 +238,14 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold an exclusive lock between processes on a folder, or on a file that is never replaced.
 
     A file is made if it is missing; in a folder nothing is left behind.
+
+    Args:
+        path: the folder or file.
+        waiting: called if somebody else holds the lock, before it is waited for.
 
     Raises:
         InputError: the file cannot be opened for writing, or the folder for reading.
@@ -248,9 +257,20 @@ def locked(path: Path) -> Iterator[None]:
         raise disk_error(error, path, "lock") from error
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            _lock(fd, waiting)
         except OSError as error:
             raise disk_error(error, path, "lock") from error
         yield
     finally:
         os.close(fd)
+
+
+def _lock(fd: int, waiting: Callable[[], None] | None) -> None:
+    if waiting is not None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+        else:
+            return
+    fcntl.flock(fd, fcntl.LOCK_EX)

@@ -82,9 +82,8 @@ def verify(
     json: Json = False,
 ) -> None:
     """Check an image from its own content: signature, measurement, every trusted file, no key."""
-    from imagekit.errors import CheckError
     from imagekit.release.inspect import fresh_view, measurement_option
-    from imagekit.release.verify import Expected, verify_image
+    from imagekit.release.verify import Expected, require, verify_image
 
     wanted_enclave = measurement_option(mr_enclave, "--mr-enclave")
     wanted_signer = measurement_option(mr_signer, "--mr-signer")
@@ -115,9 +114,7 @@ def verify(
             ui.say(f"note    {line}")
         for line in verdict.failed:
             ui.say(f"FAILED  {line}")
-    if verdict.failed:
-        more = f" (and {len(verdict.failed) - 1} more)" if len(verdict.failed) > 1 else ""
-        raise CheckError(f"{image}: {verdict.failed[0]}{more}", "do not use or register this image")
+    require(verdict, image)
     if not json:
         ui.result(
             f"mr_enclave       : {verdict.mr_enclave}\nmr_signer        : {verdict.mr_signer}"

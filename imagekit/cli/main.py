@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from imagekit import __version__
-from imagekit.cli import base, build, image, key, project, render, tool
+from imagekit.cli import base, build, image, key, kms, project, render, tool
 from imagekit.cli.ui import ui
 from imagekit.errors import ImagekitError
 
@@ -29,6 +29,7 @@ app.command()(render.render)
 app.add_typer(base.app, name="base")
 app.command()(build.build)
 app.add_typer(key.app, name="key")
+app.add_typer(kms.app, name="kms")
 app.command()(image.inspect)
 app.command()(image.measure)
 app.command()(image.verify)

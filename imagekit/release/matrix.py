@@ -97,7 +97,7 @@ def _build_and_deliver(builder: CellBuilder, cell: Cell, delivery: Delivery) -> 
     try:
         built = builder.build(cell)
     except Exception as error:
-        return Outcome(cell, None, (_told(error),))
+        return Outcome(cell, None, (told(error),))
     delivered: list[Delivered] = []
     errors: list[ImagekitError] = []
     for place in range(delivery.places):
@@ -105,11 +105,11 @@ def _build_and_deliver(builder: CellBuilder, cell: Cell, delivery: Delivery) -> 
             for one in delivery.deliver(built.image, built.references, place):
                 delivered.append(one)
         except Exception as error:
-            errors.append(_told(error))
+            errors.append(told(error))
     return Outcome(cell, replace(built, delivered=tuple(delivered)), tuple(errors))
 
 
-def _told(error: Exception) -> ImagekitError:
+def told(error: Exception) -> ImagekitError:
     """Give an error as one with a message; a defect keeps its origin, for -v."""
     if isinstance(error, ImagekitError):
         return error

@@ -99,6 +99,21 @@ class Verdict:
             self.failed.append(failure)
 
 
+def require(verdict: Verdict, image: str) -> None:
+    """Refuse an image in which something was found.
+
+    Args:
+        verdict: what was found.
+        image: its reference, for the message.
+
+    Raises:
+        CheckError: there is a finding.
+    """
+    if verdict.failed:
+        more = f" (and {len(verdict.failed) - 1} more)" if len(verdict.failed) > 1 else ""
+        raise CheckError(f"{image}: {verdict.failed[0]}{more}", "do not use or register this image")
+
+
 def release_of(manifest: Mapping[str, Any]) -> Release:
     """Tell from a finished manifest which release's tools wrote it."""
     sgx = manifest.get("sgx", {})

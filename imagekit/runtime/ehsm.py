@@ -62,10 +62,10 @@ class Refusal(Stop):
 
     Attributes:
         answer_code: ``code`` of the answer, None if it has none.
-        message: its ``message``, "" if that is missing or no text; comes from outside.
+        message: its ``message``: None if that is missing, "" if it is no text; comes from outside.
     """
 
-    def __init__(self, line: str, answer_code: int | None, message: str) -> None:
+    def __init__(self, line: str, answer_code: int | None, message: str | None) -> None:
         super().__init__(KMS_REFUSED, line)
         self.answer_code = answer_code
         self.message = message
@@ -288,4 +288,5 @@ def _refusal(action: str, document: Mapping[str, Any]) -> Refusal:
         why = "it does not take a parameter"
     else:
         why = _REASONS.get(text, "it gives no reason that is known here")
-    return Refusal(f"{action}: refused by the service: {why}", code, text)
+    told = text if "message" in document else None
+    return Refusal(f"{action}: refused by the service: {why}", code, told)
