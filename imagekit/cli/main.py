@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from imagekit import __version__
-from imagekit.cli import base, build, image, key, kms, project, render, tool
+from imagekit.cli import base, build, image, key, kms, project, render, secrets, tool
 from imagekit.cli.ui import ui
 from imagekit.errors import ImagekitError
 
@@ -30,6 +30,7 @@ app.add_typer(base.app, name="base")
 app.command()(build.build)
 app.add_typer(key.app, name="key")
 app.add_typer(kms.app, name="kms")
+app.add_typer(secrets.app, name="secrets")
 app.command()(image.inspect)
 app.command()(image.measure)
 app.command()(image.verify)
