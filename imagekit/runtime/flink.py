@@ -35,7 +35,7 @@ from typing import Mapping  # noqa: UP035 - Python 3.8
 from . import flink_conf, flink_memory, flink_process, flink_rules, java, kubernetes
 from .command import TEMPORARY, Command
 from .flink_args import APPLICATION, SESSION, TASK_MANAGER, Asked, parse_args
-from .flink_host import check_variables, host_conf
+from .flink_host import check_variables, host_conf, pod_template
 from .flink_job import check_job
 from .launch import Launch
 from .place import NATIVE, Place
@@ -112,7 +112,11 @@ def compose(spec: Launch, request: Request, place: Place) -> Command:
     return Command(
         argv=argv,
         env={**env, **(account.env if account else {})},
-        files={**_conf_file(conf, file_name), **(account.files if account else {})},
+        files={
+            **_conf_file(conf, file_name),
+            **(account.files if account else {}),
+            **pod_template(spec, request, asked, place),
+        },
         storage=_storage(conf),
     )
 

@@ -9,8 +9,10 @@ import re
 from typing import Mapping  # noqa: UP035 - Python 3.8
 
 from . import flink_conf, kubernetes
-from .flink_args import Asked
+from .flink_args import TASK_MANAGER, Asked
 from .launch import Launch
+from .paths import FLINK_POD_TEMPLATE
+from .place import NATIVE, Place
 from .request import Request
 from .stop import REFUSED, Stop
 
@@ -19,6 +21,7 @@ _ADDRESS = r"[0-9A-Za-z.:-]{1,253}"
 VARIABLES = {
     "FLINK_CONF_DIR": r"/[\x20-\x7e]{0,1000}",  # its file has come in as properties
     "FLINK_PROPERTIES": r"[\t\n\r\x20-\x7e]*",  # so have these
+    kubernetes.FLINK_TEMPLATE: kubernetes.TEMPLATE_FORM,
     "FLINK_TM_JVM_MEM_OPTS": r"[A-Za-z0-9:=+ -]{0,1000}",
     "JOB_MANAGER_RPC_ADDRESS": _ADDRESS,
     "LOCAL_IP": _ADDRESS,
@@ -57,6 +60,22 @@ def check_variables(spec: Launch, env: Mapping[str, str], asked: Asked) -> None:
                 raise Stop(REFUSED, f"{name}: refused, its value does not have the form of one")
         elif not _WITHOUT_EFFECT.fullmatch(name):
             raise Stop(REFUSED, f"{flink_conf.shown(name)}: refused: Flink has no such variable")
+
+
+def pod_template(spec: Launch, request: Request, asked: Asked, place: Place) -> dict[str, bytes]:
+    """Give the file with the pod template of TaskManagers, for a JobManager that starts them.
+
+    Natively and under compat Flink sees the mounted file itself.
+
+    Raises:
+        Stop: it is not base64.
+    """
+    if not asked.kubernetes or asked.kind == TASK_MANAGER:
+        return {}
+    if spec.profile != "strict" or place.kind == NATIVE:
+        return {}
+    template = kubernetes.pod_template(request.env, kubernetes.FLINK_TEMPLATE)
+    return {} if template is None else {FLINK_POD_TEMPLATE: template}
 
 
 def host_conf(request: Request, asked: Asked) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Mapping, Sequence  # noqa: UP035 - Python 3.8
 
 from .inside import INJECTIONS, read_file
 from .launch import FLINK_ROLES, SPARK_ROLES, Launch
-from .paths import ACCOUNT_FOLDER
+from .paths import ACCOUNT_FOLDER, FLINK_POD_TEMPLATE
 from .request import Request
 from .stop import REFUSED, UNUSABLE, Stop
 
@@ -89,6 +89,7 @@ def gather(
     env: Mapping[str, str],
     spec: Launch,
     account_folder: str = ACCOUNT_FOLDER,
+    flink_template: str = FLINK_POD_TEMPLATE,
 ) -> Request:
     """Make the request of a role; the role "" is the sealed command.
 
@@ -98,6 +99,7 @@ def gather(
         env: of the container.
         spec: the image's launch specification.
         account_folder: where Kubernetes puts a pod's service account.
+        flink_template: where Flink mounts the pod template of TaskManagers.
 
     Raises:
         Stop: a file that is named cannot be read.
@@ -121,6 +123,8 @@ def gather(
         wanted.update(_own_address(manager))
     if role == "driver":
         wanted.update(_pod_template(conf))
+    if role == "jobmanager" and spec.profile == "strict":
+        wanted.update(_flink_template(flink_template))
     return Request(role, tuple(args), wanted, conf)
 
 
@@ -132,6 +136,15 @@ def _pod_template(conf: Mapping[str, str]) -> dict[str, str]:
     if not path:
         return {}
     return {TEMPLATE: base64.b64encode(_read(path, TEMPLATE_PROPERTY)).decode()}
+
+
+def _flink_template(path: str) -> dict[str, str]:
+    """The pod template of TaskManagers, if Flink has mounted one into a JobManager's pod."""
+    if not os.path.exists(path):  # noqa: PTH110
+        return {}
+    from .kubernetes import FLINK_TEMPLATE
+
+    return {FLINK_TEMPLATE: base64.b64encode(_read(path, "the pod template")).decode()}
 
 
 def _own_address(manager: str) -> dict[str, str]:

@@ -25,6 +25,7 @@ from typing import Mapping, NoReturn, Sequence  # noqa: UP035 - Python 3.8
 from . import launch
 from .command import FOLDER, TEMPORARY, Command
 from .launch import LONGEST_VALUE
+from .paths import FLINK_POD_TEMPLATE
 from .place import NATIVE, SIZE_VARIABLE, Place, find_place
 from .request import VARIABLE, Request, parse_request
 from .stop import REFUSED, UNUSABLE, Stop
@@ -221,9 +222,10 @@ def prepare(command: Command) -> None:
         return
     try:
         for path, content in sorted(command.files.items()):
-            assert path.startswith(f"{FOLDER}/"), path
+            assert path.startswith(f"{FOLDER}/") or path == FLINK_POD_TEMPLATE, path
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            _own(FOLDER)
+            if path != FLINK_POD_TEMPLATE:
+                _own(FOLDER)
             number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
             with os.fdopen(number, "wb") as file:
                 file.write(content)

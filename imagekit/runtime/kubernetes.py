@@ -1,9 +1,10 @@
-"""A pod's service account, brought into the enclave with the launch request.
+"""What Kubernetes gives a pod, brought into the enclave with the launch request.
 
 Kubernetes puts token and CA below ``/var/run/secrets``, host files that no strict manifest takes.
 A driver or JobManager that starts pods needs them: the entry point reads them, the launcher writes
 them to files of its own. Both are the cluster's word: who rules the cluster chooses the API server
-that the job talks to. The token is read once; a job has to be done before it runs out.
+that the job talks to. The token is read once, and asks for pods as long as the API server takes it.
+The template of the pods that they start comes along too; nothing in here rests on what it says.
 
 Python 3.8, standard library, nothing else of this package.
 """
@@ -17,10 +18,13 @@ from typing import Mapping, NamedTuple  # noqa: UP035 - Python 3.8
 
 from .command import FOLDER
 from .paths import ACCOUNT_FOLDER
+from .stop import REFUSED, Stop
 
 TEMPLATE = "SPARK_POD_TEMPLATE_DATA"
-"""Variable with the pod template for executors, in base64, that the entry point outside has read:
-inside, Spark's mount of it is not to be seen."""
+FLINK_TEMPLATE = "FLINK_POD_TEMPLATE_DATA"
+"""Variables with the pod template for executors or TaskManagers, in base64, that the entry point
+outside has read: inside, the mount of it is not to be seen."""
+TEMPLATE_FORM = r"[A-Za-z0-9+/=]{1,65536}"
 TEMPLATE_PROPERTY = "spark.kubernetes.executor.podTemplateFile"
 """Where Spark says that file is."""
 
@@ -105,3 +109,24 @@ def account(env: Mapping[str, str]) -> Account | None:
     if env.get("KUBERNETES_NAMESPACE"):
         names["KUBERNETES_NAMESPACE"] = env["KUBERNETES_NAMESPACE"]
     return Account(files, names, conf)
+
+
+def pod_template(env: Mapping[str, str], name: str) -> bytes | None:
+    """Give the pod template of a request, inside; None where it has none.
+
+    Args:
+        env: of the request.
+        name: :data:`TEMPLATE` or :data:`FLINK_TEMPLATE`.
+
+    Raises:
+        Stop: it is not base64.
+    """
+    value = env.get(name)
+    if value is None:
+        return None
+    import base64  # only here: few requests have one
+
+    try:
+        return base64.b64decode(value.encode(), validate=True)
+    except ValueError:
+        raise Stop(REFUSED, f"{name} is not base64") from None

@@ -14,6 +14,10 @@ FLINK_ENTRYPOINT = "/opt/flink-entrypoint.sh"
 ACCOUNT_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 """Where Kubernetes puts a pod's service account."""
 
+FLINK_POD_TEMPLATE = "/opt/flink/pod-template/taskmanager-pod-template.yaml"
+"""Where Flink mounts the pod template of TaskManagers into a JobManager's pod, and looks for it
+there, wherever Flink itself is (1.16.3, 1.20.5). A strict manifest has memory of its own there."""
+
 NO_FORK_JAR = f"{APP}/no-fork.jar"
 """Hadoop's local file system without child processes; first on the class path of Spark."""
 NO_FORK_CLASS = "io.imagekit.hadoop.NoForkFileSystem"

@@ -13,7 +13,6 @@ from .kubernetes import TEMPLATE, TEMPLATE_PROPERTY
 from .launch import Product
 from .place import DIRECT, NATIVE, Place
 from .request import Request
-from .stop import REFUSED, Stop
 
 TEMPLATE_FILE = f"{FOLDER}/kubernetes/pod-template.yml"
 
@@ -61,14 +60,9 @@ def access(request: Request, conf: Mapping[str, str]) -> Access:
             prefix += ".driver.mounted"
         found.update({f"{prefix}.{name}": value for name, value in account.conf.items()})
         files.update(account.files)
-    template = request.env.get(TEMPLATE)
+    template = kubernetes.pod_template(request.env, TEMPLATE)
     if template is not None:
-        import base64  # only here: few requests have one
-
-        try:
-            files[TEMPLATE_FILE] = base64.b64decode(template.encode(), validate=True)
-        except ValueError:
-            raise Stop(REFUSED, f"{TEMPLATE} is not base64") from None
+        files[TEMPLATE_FILE] = template
         found[TEMPLATE_PROPERTY] = TEMPLATE_FILE
     return Access(found, files)
 

@@ -208,7 +208,7 @@ _DRIVER = {
     "LOCAL_IP": HOST,
     "SPARK_DRIVER_BIND_ADDRESS": HOST,
     "SPARK_DRIVER_MEMORY": SIZE,
-    "SPARK_POD_TEMPLATE_DATA": r"[A-Za-z0-9+/=]{1,65536}",
+    kubernetes.TEMPLATE: kubernetes.TEMPLATE_FORM,
     "_SPARK_AUTH_SECRET": r"[ -~]{1,4096}",
 }
 _EXECUTOR = {

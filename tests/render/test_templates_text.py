@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagekit.enclave.manifest_rules import schema_findings, signing_findings
+from imagekit.runtime.paths import FLINK_POD_TEMPLATE
 
 FOLDER = Path(__file__).parent.parent.parent / "gramine"
 STRICT, COMPAT, OLD = (
@@ -138,6 +139,15 @@ def test_no_double_slash_and_no_file_listed_twice(name, shape):
         assert not any(
             uri != other and other.endswith("/") and uri.startswith(other) for other in trusted
         )
+
+
+def test_a_strict_manifest_has_memory_of_its_own_where_flink_looks_for_a_pod_template():
+    memory = {"type": "tmpfs", "path": str(Path(FLINK_POD_TEMPLATE).parent)}
+    for name, expected in ((STRICT, True), (COMPAT, False)):
+        assert (memory in manifest_of(name, **SHAPES["flink"])["fs"]["mounts"]) == expected
+    mounts = manifest_of(STRICT, flink_home="/opt/other")["fs"]["mounts"]
+    assert mounts.index(memory) > mounts.index({"path": "/opt/other", "uri": "file:/opt/other"})
+    assert memory not in manifest_of(STRICT)["fs"]["mounts"]
 
 
 @pytest.mark.parametrize("name", [STRICT, COMPAT, OLD])

@@ -1,5 +1,6 @@
 """Flink on native Kubernetes: what it gives its pods is taken, what it leaves out is found."""
 
+import base64
 import json
 import socket
 from pathlib import Path
@@ -10,8 +11,10 @@ from imagekit.runtime import flink, flink_job, gather
 from imagekit.runtime.command import TEMPORARY
 from imagekit.runtime.flink_args import parse_args
 from imagekit.runtime.flink_conf import parse_conf
+from imagekit.runtime.kubernetes import FLINK_TEMPLATE
 from imagekit.runtime.launch import launch_spec, parse_launch
-from imagekit.runtime.place import ENCLAVE, NATIVE, Place
+from imagekit.runtime.paths import FLINK_POD_TEMPLATE
+from imagekit.runtime.place import DIRECT, ENCLAVE, NATIVE, Place
 from imagekit.runtime.request import Request
 from imagekit.runtime.stop import Stop
 
@@ -93,6 +96,86 @@ def test_an_address_that_is_given_is_the_one(name):
 def test_other_roles_bring_no_address():
     for role in ("jobmanager", "standalone-job"):
         assert "_POD_IP_ADDRESS" not in gathered(role, JOB_MANAGER_RPC_ADDRESS="127.0.0.1")
+
+
+TEMPLATE = b"kind: Pod\nmetadata: {labels: {team: a}}\n"
+PACKED = {FLINK_TEMPLATE: base64.b64encode(TEMPLATE).decode()}
+
+
+@pytest.mark.parametrize(
+    ("role", "profile", "there"),
+    [
+        ("jobmanager", "strict", True),
+        ("jobmanager", "compat", False),  # it sees the file itself
+        ("standalone-job", "strict", False),
+        ("taskmanager", "strict", False),
+    ],
+)
+def test_the_pod_template_that_flink_mounts_comes_with_the_request(role, profile, there, tmp_path):
+    path = tmp_path / "taskmanager-pod-template.yaml"
+    spec = SPEC._replace(profile=profile)
+    env = {"_POD_IP_ADDRESS": "10.1.2.3"}
+    assert FLINK_TEMPLATE not in gather.gather(role, (), env, spec, "/none", str(path)).env
+    path.write_bytes(TEMPLATE)
+    found = gather.gather(role, (), env, spec, "/none", str(path)).env
+    assert (found.get(FLINK_TEMPLATE) == PACKED[FLINK_TEMPLATE]) == there
+
+
+def test_a_pod_template_that_cannot_be_read_is_said(tmp_path):
+    with pytest.raises(Stop, match="pod template"):
+        gather.gather("jobmanager", (), {}, SPEC, "/none", str(tmp_path))
+
+
+JOB_MANAGER = ("kubernetes-jobmanager.sh", "kubernetes-session")
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Gives the files that a start writes."""
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "flink-dist-1.jar").touch()
+
+    def run(env, place=IN_ENCLAVE, role="jobmanager", words=JOB_MANAGER, profile="strict"):
+        spec = parse_launch(
+            launch_spec(
+                profile=profile,
+                roles=[role],
+                conf={**TLS, **REST_TLS},
+                java={"home": "/opt/java", "major": 17},
+                flink={"home": str(tmp_path), "version": "1.20.5"},
+            )
+        )
+        conf = {
+            "jobmanager.memory.process.size": "1600m",
+            "taskmanager.memory.process.size": "1728m",
+            "jobmanager.rpc.address": "jm",
+        }
+        env = {"_POD_IP_ADDRESS": "10.1.2.3", **env}
+        return flink.compose(spec, Request(role, words, env, conf), place).files
+
+    return run
+
+
+def test_a_jobmanager_inside_has_the_pod_template_where_flink_looks_for_it(files):
+    assert files(PACKED)[FLINK_POD_TEMPLATE] == TEMPLATE
+    in_direct = IN_ENCLAVE._replace(kind=DIRECT)
+    assert files(PACKED, in_direct)[FLINK_POD_TEMPLATE] == TEMPLATE
+    assert FLINK_POD_TEMPLATE not in files({})
+
+
+def test_who_sees_the_mounted_file_or_starts_no_pods_is_given_none(files):
+    worker = {"role": "taskmanager", "words": ("kubernetes-taskmanager.sh",)}
+    for change in ({"place": HERE}, {"profile": "compat"}, {"words": ()}, worker):
+        assert FLINK_POD_TEMPLATE not in files(PACKED, **change)
+
+
+@pytest.mark.parametrize(
+    "value", ["", "a", "a===", "kind: Pod", "YQ==\n", "YQ\0==", "é", "A" * 65540]
+)
+def test_a_pod_template_that_is_not_base64_is_refused(files, value):
+    with pytest.raises(Stop, match=FLINK_TEMPLATE) as stop:
+        files({FLINK_TEMPLATE: value})
+    assert stop.value.code == 2
 
 
 def check(classpath):

@@ -147,6 +147,18 @@ def test_a_folder_of_somebody_else_is_not_written_to(folder, monkeypatch):
     assert list(folder.iterdir()) == []
 
 
+def test_the_pod_template_of_flink_is_written_where_flink_looks_for_it(
+    folder, tmp_path, monkeypatch
+):
+    path = tmp_path / "pod-template" / "taskmanager-pod-template.yaml"
+    monkeypatch.setattr(inside, "FLINK_POD_TEMPLATE", str(path))
+    inside.prepare(Command(("/x",), {}, {str(path): b"kind: Pod", f"{folder}/b": b"x"}, {}))
+    assert path.read_bytes() == b"kind: Pod"
+    for other in (path.with_name("other"), path.parent / "../x", tmp_path / "imagekit2/x"):
+        with pytest.raises(AssertionError):
+            inside.prepare(Command(("/x",), {}, {str(other): b"x"}, {}))
+
+
 def test_a_command_shows_neither_files_nor_environment():
     made = Command(("/x", "a"), {"A": "s3cret"}, {f"{command.FOLDER}/x": b"s3cret"}, {})
     assert "s3cret" not in repr(made)

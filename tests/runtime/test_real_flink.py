@@ -3,17 +3,18 @@
 import json
 import re
 import subprocess
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import private_root
 import pytest
-from image_layout import PASSWORD, keystore
+from image_layout import PASSWORD, STAND_IN_FOLDER, keystore
 from kubernetes_agent import KUBERNETES, SERVICE, TOKEN, Agent, pod_env, service_account
 from real_runs import COMMANDS, NATIVE, STAND_IN, CommandLines, image, ways
 from runtime_parts import FLINK_VERSIONS, flink
 
-from imagekit.runtime.paths import FLINK_ENTRYPOINT
+from imagekit.runtime.paths import FLINK_ENTRYPOINT, FLINK_POD_TEMPLATE
 
 pytestmark = pytest.mark.integration(*COMMANDS, "openssl", root=True)
 
@@ -205,6 +206,43 @@ def test_jobmanager_and_taskmanager_run_as_native_kubernetes_starts_them(
     assert not [output for output in (managed, *workers) if PASSWORD in output or TOKEN in output]
     secrets = (PASSWORD.encode(), TOKEN.encode())
     assert not [line for line in processes.seen if any(secret in line for secret in secrets)]
+
+
+# Over what Kubernetes has mounted there, as a strict manifest's own memory is.
+HIDING = f"""#!/bin/sh
+mount -t tmpfs tmpfs {Path(FLINK_POD_TEMPLATE).parent} && exec {STAND_IN_FOLDER}/gramine-direct "$@"
+"""
+
+
+@pytest.mark.parametrize("version", FLINK_VERSIONS)
+def test_taskmanagers_get_what_the_pod_template_says_though_its_mount_is_not_seen_inside(
+    version, tmp_path
+):
+    pod = json.loads((CAPTURES / f"flink-{version}-secure-jobmanager.json").read_text())
+    assert pod["mounts"][str(Path(FLINK_POD_TEMPLATE).parent)] == "configMap"
+    pod = json.loads((CAPTURES / f"flink-{version}-jobmanager.json").read_text())
+    container = {"name": "flink-main-container", "env": [{"name": "TEAM", "value": "blue"}]}
+    template = {"metadata": {"labels": {"team": "a"}}, "spec": {"containers": [container]}}
+    words = {"entry": (FLINK_ENTRYPOINT,), "way": STAND_IN}
+    env = {**KUBERNETES, **properties(PASSWORDS)}
+    with (
+        flink_image(version) as made,
+        service_account(made, tmp_path) as api,
+    ):
+        made.write({"/etc/hosts": f"127.0.0.1 localhost image word-count.default {SERVICE}\n"})
+        made.write({pod["properties_file"]: pod["properties"]})
+        made.write({FLINK_POD_TEMPLATE: json.dumps(template)})
+        made.write({"/opt/hiding/gramine-direct": HIDING}, 0o755)
+        api.create("deployments", {"kind": "Deployment", "metadata": {"name": "word-count"}})
+        env |= pod_env(pod["env"], "jobmanager", {})
+        env["PATH"] = "/opt/hiding:/usr/bin:/bin:/usr/sbin:/sbin"
+        with made.start(*pod["args"], env=env, **words) as manager:
+            while not (pods := api.objects("pods")):
+                assert manager.status() is None, manager.output()
+                time.sleep(0.1)
+    (given,) = pods[0]["spec"]["containers"]
+    assert pods[0]["metadata"]["labels"]["team"] == "a"
+    assert {"name": "TEAM", "value": "blue"} in given["env"]
 
 
 def test_the_wrong_java_is_refused_with_the_ones_that_work():
