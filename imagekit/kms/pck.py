@@ -5,6 +5,7 @@ section 6.1. Who is trusted is a name and a key, not a certificate (RFC 5280 sec
 """
 
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -78,10 +79,12 @@ def _read(data: bytes) -> list[x509.Certificate]:
     if _PEM.fullmatch(text) is None:
         raise ValueError("it is no list of certificates as PEM")
     try:
-        certificates = x509.load_pem_x509_certificates(text)
-        for certificate in certificates:
-            certificate.public_key()
-            _ = certificate.extensions, certificate.subject, certificate.issuer
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # what is odd enough for a warning is none of Intel's
+            certificates = x509.load_pem_x509_certificates(text)
+            for certificate in certificates:
+                certificate.public_key()
+                _ = certificate.extensions, certificate.subject, certificate.issuer
     except Exception:  # the library has several of its own, and this is all of a stranger's making
         raise ValueError("it has a certificate that cannot be read") from None
     if len(certificates) != len(_PLACES):

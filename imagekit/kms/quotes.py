@@ -360,16 +360,17 @@ def _check_report_data(verdict: QuoteVerdict, found: bytes, expected: Expectatio
             f"report_data is {found.hex()}, not {expected.report_data.hex()}",
         )
         return
+    what = "TDX machine" if verdict.facts.tee == "tdx" else "enclave"
     if any(found):
         verdict.not_proved.append(
-            "freshness, and that this server is the enclave: report_data is not zero, but nothing "
+            f"freshness, and that this server is the {what}: report_data is not zero, but nothing "
             "was expected there to compare it with"
         )
         return
     verdict.not_proved += [
         "freshness: report_data is zero, so the quote is not bound to the challenge and may be an "
         "old one",
-        "that this server is the enclave: report_data is zero, so the quote is not bound to the "
+        f"that this server is the {what}: report_data is zero, so the quote is not bound to the "
         "server's TLS key, and any server may show a genuine quote of another machine; pin the "
         "server's certificate",
     ]
