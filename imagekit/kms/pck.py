@@ -96,8 +96,6 @@ def _problems(
     certificate: x509.Certificate, place: int, issuer: x509.Certificate, when: datetime
 ) -> Iterator[str]:
     """Find what is wrong with one certificate, and with its issuer's signature on it."""
-    if certificate.version is not x509.Version.v3:
-        yield "it is not of X.509 version 3"
     if certificate.not_valid_before_utc > when:
         yield f"it is valid from {_day(certificate.not_valid_before_utc)} on only"
     if certificate.not_valid_after_utc < when:

@@ -8,6 +8,7 @@ from quote_maker import ENCLAVE, NOW, SIGNER, V3, V4, V4_TD, raw_key, root_der
 from imagekit.errors import InputError
 from imagekit.kms.quote_format import parse_parts
 from imagekit.kms.quotes import Expectation, check_quote
+from imagekit.runtime.quote import parse_quote
 
 WHOLE = {"v3": V3.build(), "v4": V4.build(), "td": V4_TD.build()}
 
@@ -57,6 +58,15 @@ def test_what_is_no_quote_of_these_is_refused(maker, reason):
     with pytest.raises(InputError, match=reason) as caught:
         parse_parts(maker.build())
     assert caught.value.problem.startswith("the quote is unusable: ")
+
+
+def test_a_version_that_others_learn_to_read_is_not_read_by_the_layout_of_these(monkeypatch):
+    def parse(data):
+        return parse_quote(b"\3" + data[1:])._replace(version=5)
+
+    monkeypatch.setattr("imagekit.kms.quote_format.parse_quote", parse)
+    with pytest.raises(InputError, match="version 5 cannot be checked here"):
+        parse_parts(V3.change(version=5).build())
 
 
 @pytest.mark.parametrize("name", WHOLE)

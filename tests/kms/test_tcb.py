@@ -211,9 +211,12 @@ def test_a_panic_of_the_library_is_a_finding(read, monkeypatch, library):
     def panic(*_):
         raise Panic("called `Option::unwrap()`\non a `None` value")
 
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
     given = read()
     monkeypatch.setattr(library, "verify_with_root_ca", panic)
     fails(check(given), "called `option::unwrap()` on a `none` value")
-    monkeypatch.setattr(library, "verify_with_root_ca", lambda *_: exec("raise KeyboardInterrupt"))
+    monkeypatch.setattr(library, "verify_with_root_ca", interrupted)
     with pytest.raises(KeyboardInterrupt):
         check(given)
