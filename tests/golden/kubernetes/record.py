@@ -20,6 +20,10 @@ The files are ``<product>-<version>[-<case>]-<role>.json``:
 | ``properties_file`` | where the job's properties stand in the container, null if it has none |
 | ``properties`` | their text |
 
+``<product>-<version>[-<case>]-requests.json`` has what was asked of the API server, by the client
+that submits, and by the driver or JobManager until it has its first executors or TaskManager. What
+comes before that depends on the machine's speed, so that ``--check`` leaves these files out.
+
 Cases (``cases.py``): none is a plain job; ``secure`` has an enclave's variables, pod templates in
 the manner of BigDL's, and the confs for authentication and encryption, with throw-away passwords;
 ``python`` is a PySpark job, ``session`` a Flink session cluster. Clients are Spark 3.1.3 on Java
@@ -197,6 +201,12 @@ def write_maps(api: KubernetesApi, pod: Mapping[str, Any]) -> dict[str, str]:
     return written
 
 
+def asked_for(api: KubernetesApi) -> list[str]:
+    """Give what was asked of the API server since the last time, as ``create deployments.apps``."""
+    found, api.requests = api.requests, set()
+    return sorted(f"{verb} {plural}.{group}".rstrip(".") for verb, group, plural in found)
+
+
 # ---- Spark
 
 
@@ -221,6 +231,7 @@ def record_spark(java: str, case: str) -> Iterator[tuple[str, dict[str, Any]]]:
         submit = str(SPARK / "bin" / "spark-submit")
         run([submit, *master, "--name", "spark-pi", *options, *job], env)
         driver = api.wait_for("pods", 1)[0]["spec"]
+        asked = {"client": asked_for(api)}
         files = write_maps(api, driver)
         file = str(SPARK / "conf" / "spark.properties")
         found = capture(driver, file, files[file])
@@ -235,8 +246,10 @@ def record_spark(java: str, case: str) -> Iterator[tuple[str, dict[str, Any]]]:
         start = [submit, "--conf", bind, "--deploy-mode", "client", *found["args"][1:]]
         with running(start, {**env, **pod_env}):
             pods = api.wait_for("pods", 3)
+            asked["driver"] = asked_for(api)
         first = next(p for p in pods if p["metadata"]["labels"].get("spark-exec-id") == "1")
         yield "executor", capture(first["spec"], None, None)
+        yield "requests", asked
 
 
 # ---- Flink
@@ -260,6 +273,7 @@ def record_flink(java: str, case: str, version: str) -> Iterator[tuple[str, dict
             target = ["run-application", "--target", "kubernetes-application"]
             run([str(FLINK / "bin" / "flink"), *target, *options, *job], env)
         manager = api.wait_for("deployments", 1)[0]["spec"]["template"]["spec"]
+        asked = {"client": asked_for(api)}
         found, folder = flink_capture(api, manager)
         yield "jobmanager", found
         if case == "session":
@@ -268,7 +282,9 @@ def record_flink(java: str, case: str, version: str) -> Iterator[tuple[str, dict
         start = [str(FLINK / "bin" / script[0]), *script[1:]]
         with running(start, {**env, **native_env(found["env"]), "FLINK_CONF_DIR": folder}):
             pods = api.wait_for("pods", 1)
+            asked["jobmanager"] = asked_for(api)
         yield "taskmanager", flink_capture(api, pods[0]["spec"])[0]
+        yield "requests", asked
 
 
 def flink_capture(api: KubernetesApi, pod: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -338,6 +354,8 @@ def main(arguments: list[str]) -> int:
                 text = normal(text)
                 if not check:
                     (HERE / name).write_text(text)
+                elif name.endswith("-requests.json"):
+                    continue
                 elif not (HERE / name).exists() or (HERE / name).read_text() != text:
                     differing.append(name)
     for name in differing:
