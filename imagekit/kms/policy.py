@@ -156,7 +156,7 @@ def from_json(raw: Any, where: str) -> Policy:
     """
     hint = "restore the file from version control, or remove it and register again"
     names = {field.name for field in fields(Policy)}
-    if not isinstance(raw, dict) or raw.get("type") not in NEEDED or not set(raw) <= names:
+    if not isinstance(raw, dict) or raw.get("type") not in list(NEEDED) or not set(raw) <= names:
         raise InputError(f"{where}: not a policy", hint)
     try:
         policy = policy_of(raw["type"], {k: v for k, v in raw.items() if k != "type"})
