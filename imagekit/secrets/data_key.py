@@ -17,7 +17,6 @@ from typing import Any
 from imagekit.errors import CheckError, OutcomeUnknownError, UsageError
 from imagekit.runtime import https, tls
 from imagekit.runtime.ehsm import Credentials, read_result, signed_request, target
-from imagekit.runtime.stop import Stop
 from imagekit.runtime.storage import KEY_SIZE
 from imagekit.secrets.folder import SecretFiles
 from imagekit.secrets.kubernetes import secret
@@ -105,8 +104,6 @@ def _data_key(send: Ask, who: Credentials, key_id: str) -> str:
         result = read_result(action, send(target(action), body))
     except https.Lost as lost:
         raise OutcomeUnknownError(f"{lost.line}: there is no data key yet", again) from None
-    except Stop as stop:
-        raise Stop(stop.code, f"{stop.line} (key {key_id})") from None
     text = result.get("ciphertext")
     try:
         sealed = base64.b64decode(text if isinstance(text, str) else "*", validate=True)
