@@ -36,7 +36,7 @@ PODS = Path(__file__).parent / "golden" / "kubernetes"
 def _recorded():
     """Starts with odd arguments, then those of BigDL's guide, of which some set TLS up."""
     yield from json.loads((GOLDEN / "kubernetes.json").read_text())
-    for path in sorted(PODS.glob("flink-*.json")):
+    for path in sorted(PODS.glob("flink-*manager.json")):
         pod = json.loads(path.read_text())
         words = path.stem.split("-")
         kind = "session" if "session" in words else "application"

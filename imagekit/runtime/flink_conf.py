@@ -14,6 +14,7 @@ import re
 from typing import Mapping  # noqa: UP035 - Python 3.8
 
 from .flink_yaml import NOT_TEXT, join_list, parse_yaml, split_list
+from .words import shown
 
 LEGACY = "flink-conf.yaml"
 STANDARD = "config.yaml"
@@ -133,12 +134,6 @@ def _key(key: str) -> str:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def shown(name: str) -> str:
-    """Give a property's name for a message, if it is plain; it comes from outside."""
-    plain = re.fullmatch(r"[A-Za-z0-9_$.-]{1,120}", name)
-    return name if plain else "a property with an odd name"
 
 
 def with_lists(conf: Mapping[str, str], name: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from .paths import FLINK_POD_TEMPLATE
 from .place import NATIVE, Place
 from .request import Request
 from .stop import REFUSED, Stop
+from .words import shown
 
 _ADDRESS = r"[0-9A-Za-z.:-]{1,253}"
 
@@ -28,7 +29,7 @@ VARIABLES = {
     "TASK_MANAGER_NUMBER_OF_TASK_SLOTS": r"[0-9]{1,5}",
     "_POD_IP_ADDRESS": _ADDRESS,
     "_POD_NODE_ID": r"[\x21-\x7e]{1,253}",
-    **{name: pattern.pattern for name, pattern in kubernetes.VARIABLES.items()},
+    **kubernetes.VARIABLES,
 }
 """Variables of a request that count: name → pattern of its value in the strict profile."""
 
@@ -59,7 +60,7 @@ def check_variables(spec: Launch, env: Mapping[str, str], asked: Asked) -> None:
             if re.fullmatch(VARIABLES[name], value, re.ASCII) is None:
                 raise Stop(REFUSED, f"{name}: refused, its value does not have the form of one")
         elif not _WITHOUT_EFFECT.fullmatch(name):
-            raise Stop(REFUSED, f"{flink_conf.shown(name)}: refused: Flink has no such variable")
+            raise Stop(REFUSED, f"{shown(name)}: refused: Flink has no such variable")
 
 
 def pod_template(spec: Launch, request: Request, asked: Asked, place: Place) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from typing import Mapping, Sequence  # noqa: UP035 - Python 3.8
 from .command import TEMPORARY
 from .flink_args import SESSION, Asked
 from .flink_conf import items_of
-from .launch import Launch
+from .launch import LONGEST_VALUE, Launch
 from .place import NATIVE, Place
 from .stop import REFUSED, Stop
 
@@ -97,7 +97,8 @@ def _check_arguments(spec: Launch, arguments: Sequence[str]) -> None:
         raise Stop(REFUSED, "arguments of the job are refused: launch.arguments allows none")
     for argument in arguments:
         assert spec.arguments is not None
-        if spec.arguments.fullmatch(argument) is None:
+        long = len(argument.encode()) > LONGEST_VALUE
+        if long or spec.arguments.fullmatch(argument) is None:
             raise Stop(
                 REFUSED, "an argument of the job is refused: it does not match launch.arguments"
             )

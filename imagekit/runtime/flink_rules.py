@@ -14,9 +14,9 @@ import re
 from typing import Mapping, Sequence  # noqa: UP035 - Python 3.8
 
 from . import flink_job
-from .flink_conf import FILE_KEY, FILES, shown
-from .launch import LONGEST_VALUE, Launch
-from .stop import REFUSED, Stop
+from .flink_conf import FILE_KEY, FILES
+from .launch import Launch
+from .rules import Table, check
 
 _BOOLEAN = "(?i:true|false)"
 _NUMBER = r"-?[0-9]{1,18}"
@@ -142,15 +142,7 @@ _PATTERNS: dict[str, Sequence[str]] = {
     "|".join(map(re.escape, FILES)): (FILE_KEY,),
 }
 
-TABLE = {
-    name: re.compile(pattern, re.ASCII) for pattern, names in _PATTERNS.items() for name in names
-}
-"""Property → pattern of the values that the host may give it."""
-
-_PREFIXES = {
-    "containerized.master.env.": re.compile(r"[\x20-\x7e]{0,4096}"),
-    "containerized.taskmanager.env.": re.compile(r"[\x20-\x7e]{0,4096}"),
-}
+_ENV = {r"containerized\.(master|taskmanager)\.env\..+": r"[\x20-\x7e]{0,4096}"}
 """Variables for the pods' containers, which are checked there."""
 
 ALWAYS_SENT = frozenset(
@@ -166,15 +158,17 @@ ALWAYS_SENT = frozenset(
         "taskmanager.rpc.port",
     )
 )
-"""What the files that come with Flink set and its client sends, whether anybody chose it or not.
-Where the image seals one of these, its value is taken without a word."""
+"""What the files that come with Flink set and its client sends, whether anybody chose it or not."""
+
+_FORMS = {name: form for form, names in _PATTERNS.items() for name in names}
+TABLE = Table(_FORMS, _ENV, flink_job.PROPERTIES, ALWAYS_SENT)
 
 
 def merge(spec: Launch, host: Mapping[str, str]) -> dict[str, str]:
     """Put the image's and the host's properties together.
 
-    Strict: the host's are checked and the sealed ones win; a host that sets one of these to
-    something else is refused, but for :data:`ALWAYS_SENT`. Compat: the host's win.
+    Strict: the host's are checked (:func:`.rules.check`) and the sealed ones win. Compat: the
+    host's win.
 
     Args:
         spec: the launch specification.
@@ -186,30 +180,5 @@ def merge(spec: Launch, host: Mapping[str, str]) -> dict[str, str]:
     if spec.profile != "strict":
         return {**spec.conf, **host}
     for name, value in sorted(host.items()):
-        if name in spec.conf:
-            if value != spec.conf[name] and name not in ALWAYS_SENT:
-                raise Stop(REFUSED, f"{shown(name)}: refused, launch.conf seals another value")
-        else:
-            _check(spec, name, value)
+        check(spec, TABLE, name, value)
     return {**host, **spec.conf}
-
-
-def _check(spec: Launch, name: str, value: str) -> None:
-    if len(value.encode()) > LONGEST_VALUE:
-        raise Stop(
-            REFUSED, f"{shown(name)}: refused, its value is longer than {LONGEST_VALUE} bytes"
-        )
-    if name in flink_job.PROPERTIES:
-        return  # looked at with the job
-    pattern = spec.conf_allowed.get(name) or TABLE.get(name)
-    for prefix, of_prefix in _PREFIXES.items():
-        if pattern is None and name.startswith(prefix):
-            pattern = of_prefix
-    if pattern is None:
-        raise Stop(
-            REFUSED,
-            f"{shown(name)}: refused, the host may not set it (profile strict): seal it in "
-            "launch.conf or name it in launch.conf_allowed",
-        )
-    if pattern.fullmatch(value) is None:
-        raise Stop(REFUSED, f"{shown(name)}: refused, its value does not match its pattern")

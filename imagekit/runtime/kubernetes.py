@@ -13,7 +13,6 @@ Python 3.8, standard library, nothing else of this package.
 from __future__ import annotations
 
 import os
-import re
 from typing import Mapping, NamedTuple  # noqa: UP035 - Python 3.8
 
 from .command import FOLDER
@@ -32,13 +31,13 @@ TOKEN_FILE = f"{FOLDER}/kubernetes/token"
 CA_FILE = f"{FOLDER}/kubernetes/ca.crt"
 
 VARIABLES = {
-    "KUBERNETES_TOKEN": re.compile(r"[A-Za-z0-9._~+/=-]{1,8000}"),
-    "KUBERNETES_CA": re.compile(r"[\x20-\x7e\r\n]{1,8000}"),
-    "KUBERNETES_NAMESPACE": re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"),
-    "KUBERNETES_SERVICE_HOST": re.compile(r"[0-9A-Za-z.:-]{1,253}"),
-    "KUBERNETES_SERVICE_PORT": re.compile(r"[0-9]{1,5}"),
+    "KUBERNETES_TOKEN": r"[A-Za-z0-9._~+/=-]{1,8000}",
+    "KUBERNETES_CA": r"[\x20-\x7e\r\n]{1,8000}",
+    "KUBERNETES_NAMESPACE": r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?",
+    "KUBERNETES_SERVICE_HOST": r"[0-9A-Za-z.:-]{1,253}",
+    "KUBERNETES_SERVICE_PORT": r"[0-9]{1,5}",
 }
-"""What of a request this module answers for, with the pattern of each value."""
+"""What of a request this module answers for, with an expression for each value."""
 
 _FILES = {
     "KUBERNETES_TOKEN": "token",

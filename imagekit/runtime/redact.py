@@ -1,7 +1,6 @@
 """What of a command or of properties may be printed: every printed command goes through here.
 
-What counts as a secret goes by its name, as in Spark's own ``spark.redaction.regex``, and wider:
-every name that ends in ``key``, too.
+What counts as a secret goes by its name: :func:`.words.is_secret`.
 
 Python 3.8, standard library, nothing else of this package.
 """
@@ -11,21 +10,17 @@ from __future__ import annotations
 import re
 from typing import Mapping, Sequence  # noqa: UP035 - Python 3.8
 
+from .words import is_secret
+
 HIDDEN = "*********(redacted)"
 """What stands in place of a secret; Spark's own words."""
 
-_SECRET = re.compile(r"passw(or)?d|secret|token|credential|access.?key|key$", re.IGNORECASE)
 _ASSIGNED = re.compile(r"(-D|-+)?([^=\s]+)=(.*)", re.DOTALL)
 _NAMED = re.compile(r"(?<![\w.-])([\w.-]+)\s*[=:]\s*")
 _VALUE = re.compile(r"[^\s;&,]*")
 _OPTION = re.compile(r"-+[\w.-]+")
 _USER = re.compile(r"(://[^/@\s:]*:)[^/@\s]+@")
 _PLAIN = re.compile(r"[\w@%+=:,./*\[\]()-]+", re.ASCII)
-
-
-def is_secret(name: str) -> bool:
-    """Say whether a property, variable or option of this name holds a secret."""
-    return _SECRET.search(name) is not None
 
 
 def redacted_conf(conf: Mapping[str, str]) -> dict[str, str]:

@@ -47,7 +47,6 @@ _NO_JOB = {
     *("--extra-properties-file", "--driver-default-class-path"),
 }
 _NAME = re.compile(r"--?[A-Za-z][A-Za-z0-9-]{0,40}")
-_PROPERTY_NAME = re.compile(r"[A-Za-z0-9_.*/-]{1,120}")
 
 
 class Submission(NamedTuple):
@@ -70,11 +69,6 @@ class Submission(NamedTuple):
     def __repr__(self) -> str:
         """Nothing of it: properties and arguments may hold secrets."""
         return "Submission(…)"
-
-
-def shown(name: str) -> str:
-    """Give a property's name for a message, if it is one that can be printed."""
-    return name if _PROPERTY_NAME.fullmatch(name) else "a property whose name cannot be printed"
 
 
 def parse_submit(args: Sequence[str]) -> Submission:

@@ -13,12 +13,12 @@ import os
 import re
 from typing import Mapping  # noqa: UP035 - Python 3.8
 
+from . import rules
 from .command import TEMPORARY
-from .launch import LONGEST_VALUE, Launch, Product
+from .launch import Launch, Product
 from .paths import NO_FORK_CLASS
 from .request import Request
-from .spark_args import shown
-from .spark_table import ALWAYS_SENT, FAMILIES, JARS, PROPERTIES
+from .spark_table import JARS, TABLE
 from .stop import REFUSED, Stop
 
 _NO_FORK_ABSTRACT = "io.imagekit.hadoop.NoForkLocalFs"
@@ -29,16 +29,13 @@ _METASTORE = "spark.hadoop.javax.jdo.option.ConnectionURL"
 
 
 def check_property(spec: Launch, name: str, value: str, option: str = "") -> bool:
-    """Check a property from outside under the rules of strict.
-
-    A property that Spark itself sends with every job (:data:`.spark_table.ALWAYS_SENT`) and that is
-    sealed is left out without a word; any other that differs from its sealed value is refused.
+    """Check a property from outside as :func:`.rules.check` does, and jars by their list.
 
     Args:
         spec: the launch specification.
         name: of the property.
         value: its value, which no message shows.
-        option: what brought it, for the message, such as ``SPARK_JAVA_OPT_7``.
+        option: what brought it, for the message.
 
     Returns:
         Whether the host's value counts; if not, the sealed one does.
@@ -46,38 +43,11 @@ def check_property(spec: Launch, name: str, value: str, option: str = "") -> boo
     Raises:
         Stop: it is refused.
     """
-    what = f"{option} ({shown(name)})" if option else shown(name)
-    if name in spec.conf:
-        if value == spec.conf[name] or name in ALWAYS_SENT:
-            return False
-        raise Stop(REFUSED, f"{what}: sealed in this image with another value; leave it out")
-    if name in spec.conf_allowed:
-        _match(what, spec.conf_allowed[name], value)
-    elif name in JARS:
+    counts = rules.check(spec, TABLE, name, value, option)
+    if counts and name in JARS and name not in spec.conf_allowed:
         for jar in filter(None, value.split(",")):
-            check_jar(spec, jar, what)
-    else:
-        _match(what, _form(what, name), value)
-    return True
-
-
-def _form(what: str, name: str) -> re.Pattern[str]:
-    form = PROPERTIES.get(name)
-    if form is None and len(name) < LONGEST_VALUE:
-        families = (form for names, form in FAMILIES if re.fullmatch(names, name, re.ASCII))
-        form = next(families, None)
-    if form is None:
-        raise Stop(
-            REFUSED,
-            f"{what}: this property may not be set from outside; seal it in the image, or allow "
-            "it there",
-        )
-    return re.compile(form, re.ASCII)
-
-
-def _match(what: str, pattern: re.Pattern[str], value: str) -> None:
-    if len(value) > LONGEST_VALUE or pattern.fullmatch(value) is None:
-        raise Stop(REFUSED, f"{what}: refused, its value does not have the form that is allowed")
+            check_jar(spec, jar, f"{option} ({name})" if option else name)
+    return counts
 
 
 def local_path(location: str) -> str | None:

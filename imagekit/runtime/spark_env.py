@@ -11,7 +11,7 @@ import re
 from .launch import Launch, Product
 from .request import Request
 from .spark_conf import has_secret
-from .spark_table import ATTRIBUTE, NUMBERED, PASSWORDS, TEXT, VARIABLES
+from .spark_table import ATTRIBUTE, NUMBERED, PASSWORDS, TEXT, variables
 from .stop import REFUSED, UNUSABLE, Stop
 
 _LONGEST = 1 << 16
@@ -63,7 +63,7 @@ def _check(spec: Launch, request: Request, sealed: dict[str, str], name: str) ->
         if value != spec.conf.get("spark.executor.extraClassPath"):
             raise Stop(REFUSED, f"{shown}: the class path of executors is sealed in this image")
         return
-    form = VARIABLES[request.role].get(name)
+    form = variables(request.role).get(name)
     if form is None and ATTRIBUTE.fullmatch(name):
         form = TEXT
     if form is None:

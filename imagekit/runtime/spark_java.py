@@ -17,9 +17,8 @@ from .java import check_heap, enclave_flags, opens, parse_size, program
 from .launch import Java, Launch, Product
 from .paths import LOG_FOLDER, NO_FORK_JAR
 from .place import NATIVE, Place
-from .redact import is_secret
-from .spark_args import shown
 from .stop import REFUSED, UNUSABLE, Stop
+from .words import is_secret, shown
 
 OPTIONS_FILE = f"{FOLDER}/java.options"
 """Java options that hold secrets; ``java`` reads them from there (Java 9 and later)."""

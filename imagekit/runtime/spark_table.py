@@ -13,8 +13,9 @@ Python 3.8, standard library, nothing else of this package.
 from __future__ import annotations
 
 import re
+from typing import Mapping  # noqa: UP035 - Python 3.8
 
-from . import kubernetes
+from .rules import Table
 
 HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[?[0-9A-Fa-f:.]{2,45}\]?)"
 NUMBER = r"[0-9]{1,15}"
@@ -145,19 +146,18 @@ JARS = ("spark.jars", "spark.repl.local.jars")
 
 _POD = r"spark\.kubernetes\.(?:driver|executor)\."
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]{0,127}"
-FAMILIES = (
-    (r"spark\.kubernetes\.(?:(?:driver|executor)\.)?node\.selector\.[A-Za-z0-9._/-]+", _LABEL),
-    (rf"{_POD}(?:label|annotation|service\.annotation|service\.label)\.[A-Za-z0-9._/-]+", TEXT),
-    (rf"{_POD}secretKeyRef\.{_VARIABLE}", r"[A-Za-z0-9._-]{1,253}:[A-Za-z0-9._-]{1,253}"),
-    (rf"{_POD}secrets\.[A-Za-z0-9._-]+", PATH),
-    (
-        rf"{_POD}volumes\.[A-Za-z]+\.[A-Za-z0-9-]+\.(?:mount|options)\.[A-Za-z]+",
-        r"[A-Za-z0-9._/:-]{1,1023}",
+FAMILIES = {
+    r"spark\.kubernetes\.(?:(?:driver|executor)\.)?node\.selector\.[A-Za-z0-9._/-]+": _LABEL,
+    rf"{_POD}(?:label|annotation|service\.annotation|service\.label)\.[A-Za-z0-9._/-]+": TEXT,
+    rf"{_POD}secretKeyRef\.{_VARIABLE}": r"[A-Za-z0-9._-]{1,253}:[A-Za-z0-9._-]{1,253}",
+    rf"{_POD}secrets\.[A-Za-z0-9._-]+": PATH,
+    rf"{_POD}volumes\.[A-Za-z]+\.[A-Za-z0-9-]+\.(?:mount|options)\.[A-Za-z]+": (
+        r"[A-Za-z0-9._/:-]{1,1023}"
     ),
     # The environment of pods: an enclave in one checks what it is given by itself.
-    (rf"spark\.(?:executorEnv|kubernetes\.driverEnv)\.{_VARIABLE}", r"[ -~]{0,4096}"),
-)
-"""Names that end in something free: (expression for the name, expression for the value)."""
+    rf"spark\.(?:executorEnv|kubernetes\.driverEnv)\.{_VARIABLE}": r"[ -~]{0,4096}",
+}
+"""Names that end in something free: expression for the name → expression for the value."""
 
 ALWAYS_SENT = {
     *("spark.app.id", "spark.app.name", "spark.app.submitTime", "spark.driver.blockManager.port"),
@@ -167,8 +167,9 @@ ALWAYS_SENT = {
     *("spark.kubernetes.submitInDriver", "spark.master", "spark.submit.deployMode"),
     *("spark.submit.pyFiles", "spark.kubernetes.namespace"),
 }
-"""Properties that Spark itself puts into every driver's file: a sealed value replaces them without
-a word, where any other that differs from its sealed value is refused."""
+"""Properties that Spark itself puts into every driver's file."""
+
+TABLE = Table(PROPERTIES, FAMILIES, JARS, ALWAYS_SENT)
 
 IMAGES_OWN = (
     *("SPARK_HOME", "SPARK_VERSION", "SPARK_SCALA_VERSION", "SPARK_JAR_REPO_URL"),
@@ -202,15 +203,6 @@ PASSWORDS = (
     "_SPARK_SSL_RPC_TRUST_STORE_PASSWORD",
 )
 """Variables by which Spark's driver gives executors their secrets."""
-_DRIVER = {
-    **_ANY_POD,
-    **{name: form.pattern for name, form in kubernetes.VARIABLES.items()},
-    "LOCAL_IP": HOST,
-    "SPARK_DRIVER_BIND_ADDRESS": HOST,
-    "SPARK_DRIVER_MEMORY": SIZE,
-    kubernetes.TEMPLATE: kubernetes.TEMPLATE_FORM,
-    "_SPARK_AUTH_SECRET": r"[ -~]{1,4096}",
-}
 _EXECUTOR = {
     **_ANY_POD,
     "SPARK_DRIVER_URL": rf"spark://[A-Za-z0-9_-]{{1,64}}@{HOST}:[0-9]{{1,5}}",
@@ -223,17 +215,26 @@ _EXECUTOR = {
     "SPARK_EXECUTOR_DIRS": r"[A-Za-z0-9._/,:-]{1,4096}",
     **dict.fromkeys(PASSWORDS, r"[ -~]{1,4096}"),
 }
-VARIABLES = {
-    "driver": _DRIVER,
-    "submit": _DRIVER,
-    "thrift": {
-        **_DRIVER,
-        "HIVE_SERVER2_THRIFT_PORT": NUMBER,
-        "HIVE_SERVER2_THRIFT_BIND_HOST": HOST,
-    },
-    "executor": _EXECUTOR,
-}
-"""Role → variable → regular expression that its value must match as a whole."""
+_THRIFT = {"HIVE_SERVER2_THRIFT_PORT": NUMBER, "HIVE_SERVER2_THRIFT_BIND_HOST": HOST}
+
+
+def variables(role: str) -> Mapping[str, str]:
+    """Give a role's variables: name → regular expression that its value must match as a whole."""
+    if role == "executor":
+        return _EXECUTOR
+    from . import kubernetes  # only here: executors ask it for nothing
+
+    driver = {
+        **_ANY_POD,
+        **kubernetes.VARIABLES,
+        "LOCAL_IP": HOST,
+        "SPARK_DRIVER_BIND_ADDRESS": HOST,
+        "SPARK_DRIVER_MEMORY": SIZE,
+        kubernetes.TEMPLATE: kubernetes.TEMPLATE_FORM,
+        "_SPARK_AUTH_SECRET": r"[ -~]{1,4096}",
+    }
+    return {**driver, **_THRIFT} if role == "thrift" else driver
+
 
 NUMBERED = re.compile(r"SPARK_JAVA_OPT_(.*)", re.DOTALL)
 """An executor's Java options, one a variable."""

@@ -1,9 +1,11 @@
-"""Words for yes and no in variables.
+"""Words for yes and no, and names: which stand for a secret, which may be shown.
 
 Python 3.8, standard library, nothing else of this package.
 """
 
 from __future__ import annotations
+
+import re
 
 from .stop import REFUSED, Stop
 
@@ -23,3 +25,18 @@ def is_true(name: str, value: str) -> bool:
     if word in FALSE:
         return False
     raise Stop(REFUSED, f'{name} is neither yes nor no: set it to "true" or "false"')
+
+
+def is_secret(name: str) -> bool:
+    """Say whether a property, variable or option of this name holds a secret.
+
+    As Spark's own ``spark.redaction.regex`` says, and wider: every name that ends in ``key``, too.
+    """
+    form = "passw(or)?d|secret|token|credential|access.?key|key$"
+    return re.search(form, name, re.IGNORECASE) is not None
+
+
+def shown(name: str) -> str:
+    """Give a property's name for a message, if it is plain; it comes from outside."""
+    plain = re.fullmatch(r"[A-Za-z0-9_$.*/-]{1,120}", name)
+    return name if plain else "a property whose name cannot be printed"

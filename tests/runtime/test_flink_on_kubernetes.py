@@ -28,7 +28,7 @@ REST_TLS = dict.fromkeys(
 )
 
 
-CAPTURES = sorted((Path(__file__).parents[1] / "golden" / "kubernetes").glob("flink-*.json"))
+CAPTURES = sorted((Path(__file__).parents[1] / "golden" / "kubernetes").glob("flink-*manager.json"))
 WORD_COUNT, ITS_JAR = "io.imagekit.jobs.WordCount", "/opt/flink/examples/WordCount.jar"
 
 

@@ -601,7 +601,7 @@ def test_what_is_sealed_reaches_an_executor_before_it_talks_to_its_driver():
     assert {f"-D{name}={value}" for name, value in SECURED.items()} <= {*got}
     env = {**EXECUTOR, "SPARK_JAVA_OPT_0": "-Dspark.authenticate=false"}
     stop = refusal(spark.compose, spec, ask("executor", env=env), AT_HOME)
-    assert "sealed in this image with another value" in stop.line
+    assert "launch.conf seals another value" in stop.line
     compat = launch("compat", conf=SECURED)
     got = options(spark.compose(compat, ask("executor", env=env), AT_HOME).argv)
     assert got.index("-Dspark.authenticate=false") < got.index("-Dspark.authenticate=true")
@@ -654,12 +654,21 @@ def test_the_class_path_of_executors_is_the_sealed_one():
         ((*JOB, "10", "x"), "argument 2 of the job: refused"),
         ((*JOB, "10\n"), "argument 1 of the job: refused"),
         ((*JOB, "1" * 9000), "argument 1 of the job: refused"),
-        (("--packages", "g:a:1", *JOB), "spark.jars.packages: this property may not"),
+        (("--packages", "g:a:1", *JOB), "spark.jars.packages: refused, the host may not"),
         (("--jars", "/tmp/x.jar", *JOB), "spark.jars: this jar is none"),
-        (("--files", "/data/secret", *JOB), "spark.files: this property may not"),
-        (("--driver-java-options", "-javaagent:x", *JOB), "spark.driver.extraJavaOptions: this"),
-        (("--driver-class-path", "/tmp/x", *JOB), "spark.driver.extraClassPath: this"),
-        (("--driver-library-path", "/tmp", *JOB), "spark.driver.extraLibraryPath: this"),
+        (("--files", "/data/secret", *JOB), "spark.files: refused, the host may not"),
+        (
+            ("--driver-java-options", "-javaagent:x", *JOB),
+            "spark.driver.extraJavaOptions: refused, the host may not",
+        ),
+        (
+            ("--driver-class-path", "/tmp/x", *JOB),
+            "spark.driver.extraClassPath: refused, the host may not",
+        ),
+        (
+            ("--driver-library-path", "/tmp", *JOB),
+            "spark.driver.extraLibraryPath: refused, the host may not",
+        ),
         (("--master", "local-cluster[1,2,512]", *JOB), "spark.master: refused"),
         (("--master", "yarn", *JOB), "spark.master: refused"),
         (("--proxy-user", "a b", *JOB), "--proxy-user: refused"),
@@ -878,7 +887,7 @@ def test_a_port_is_a_number(home, value):
 def test_other_settings_of_hive_are_refused_under_strict(home):
     args = ("--hiveconf", "hive.exec.pre.hooks=org.example.Evil")
     stop = refusal(spark.compose, launch(home=home), ask("thrift", *args), AT_HOME)
-    assert stop.line.startswith("spark.hadoop.hive.exec.pre.hooks: this property may not")
+    assert stop.line.startswith("spark.hadoop.hive.exec.pre.hooks: refused, the host may not")
     spark.compose(launch("compat", home=home), ask("thrift", *args), AT_HOME)
 
 
