@@ -30,7 +30,7 @@ LIMIT = 0.150
 # Stands for Gramine: hands the one variable on that a strict manifest lets through.
 _SECOND = """\
 #!/bin/sh
-exec env -i IMAGEKIT_REQUEST="$IMAGEKIT_REQUEST" @PYTHON@ -I @APP@/launcher.pyz
+exec env -i IMAGEKIT_REQUEST="$IMAGEKIT_REQUEST" @PYTHON@ -I -S @APP@/launcher.pyz
 """
 
 
@@ -73,14 +73,14 @@ def seconds(command: list[str], env: dict[str, str]) -> float:
 def entry(folder: Path, python: str) -> list[str]:
     """Give the command of the entry point, with the manifest's place in this folder."""
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import gc, sys; gc.disable(); sys.path.insert(0, sys.argv[1])\n"
         "from imagekit_runtime import outside\n"
         "places = outside.Places(folder=sys.argv[2])\n"
         "outside.start(['executor'], sys.argv[3], places)\n"
     )
     app = folder / "app"
     paths = (str(app / "launcher.pyz"), str(folder / "ppml"), str(app / "launch.json"))
-    return [python, "-I", "-c", code, *paths]
+    return [python, "-I", "-S", "-c", code, *paths]
 
 
 def main() -> int:

@@ -14,7 +14,17 @@ from imagekit.runtime.paths import APP, ENTRYPOINT, FLINK_ENTRYPOINT, LAUNCHER
 
 _PACKAGE = "imagekit_runtime"
 _BUILDING_SIDE = ("__init__.py", "files.py")
-_MAIN = f"import sys\n\nfrom {_PACKAGE}.main import main\n\nsys.exit(main(sys.argv))\n"
+# What is loaded lives until the program takes the process over: there is nothing to collect.
+_MAIN = f"""\
+import gc
+import sys
+
+gc.disable()
+
+from {_PACKAGE}.main import main
+
+sys.exit(main(sys.argv))
+"""
 _FIRST_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can hold
 
 # One user, as Gramine shows it by default; a JVM without this line has no name and no home.
@@ -62,7 +72,7 @@ def doors(python: str = "python3") -> dict[str, str]:
     Args:
         python: the interpreter that runs the zipapp outside the enclave.
     """
-    text = f'#!/bin/sh\nexec {python} -I {LAUNCHER} outside "$@"\n'
+    text = f'#!/bin/sh\nexec {python} -I -S {LAUNCHER} outside "$@"\n'
     return {ENTRYPOINT: text, FLINK_ENTRYPOINT: text}
 
 

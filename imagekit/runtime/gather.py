@@ -8,15 +8,14 @@ Python 3.8, standard library, nothing else of this package.
 # ruff: noqa: PTH113, PTH118
 from __future__ import annotations
 
-import base64
 import os
 import re
 from typing import Mapping, Sequence  # noqa: UP035 - Python 3.8
 
-from .inside import INJECTIONS, read_file
 from .launch import FLINK_ROLES, SPARK_ROLES, Launch
 from .paths import ACCOUNT_FOLDER, FLINK_POD_TEMPLATE
-from .request import Request
+from .request import INJECTIONS, Request, is_service
+from .start import read_file
 from .stop import REFUSED, UNUSABLE, Stop
 
 LONGEST_FILE = 1 << 20
@@ -32,12 +31,7 @@ _OWN_ADDRESS = ("_POD_IP_ADDRESS", "LOCAL_IP")
 _ASKS_KUBERNETES = ("driver", "submit", "jobmanager", "standalone-job")
 """Roles that start pods."""
 
-_SERVICES = (
-    *("APP_ID", "API_KEY", "QUOTE_TYPE", "CHALLENGE", "REPORT_DATA", "ENCRYPTED_FSD"),
-    *("USING_LOCAL_DATA_KEY", "MALLOC_ARENA_MAX", "TF_MKL_ALLOC_MAX_BYTES"),
-    *INJECTIONS,
-)
-_SERVICE_PREFIXES = ("ATTESTATION", "EHSM_", "LOCAL_DATA_KEY")
+_ALWAYS = ("MALLOC_ARENA_MAX", "TF_MKL_ALLOC_MAX_BYTES", *INJECTIONS)
 _ROLE_PREFIXES = {
     **dict.fromkeys(SPARK_ROLES, ("SPARK_", "SGX_", "_SPARK_")),
     **dict.fromkeys(
@@ -107,7 +101,7 @@ def gather(
     wanted = {name: value for name, value in env.items() if _goes_in(name, role)}
     for name in KEY_FILES:
         if env.get(name):
-            wanted[f"{name}_DATA"] = base64.b64encode(_read(env[name], name)).decode()
+            wanted[f"{name}_DATA"] = _encoded(env[name], name)
     for name in SECRET_FILES:
         if env.get(f"{name}_FILE"):
             text = _read(env[f"{name}_FILE"], f"{name}_FILE").decode("utf-8", "replace")
@@ -135,7 +129,7 @@ def _pod_template(conf: Mapping[str, str]) -> dict[str, str]:
     path = conf.get(TEMPLATE_PROPERTY)
     if not path:
         return {}
-    return {TEMPLATE: base64.b64encode(_read(path, TEMPLATE_PROPERTY)).decode()}
+    return {TEMPLATE: _encoded(path, TEMPLATE_PROPERTY)}
 
 
 def _flink_template(path: str) -> dict[str, str]:
@@ -144,7 +138,7 @@ def _flink_template(path: str) -> dict[str, str]:
         return {}
     from .kubernetes import FLINK_TEMPLATE
 
-    return {FLINK_TEMPLATE: base64.b64encode(_read(path, "the pod template")).decode()}
+    return {FLINK_TEMPLATE: _encoded(path, "the pod template")}
 
 
 def _own_address(manager: str) -> dict[str, str]:
@@ -167,7 +161,7 @@ def _own_address(manager: str) -> dict[str, str]:
 
 
 def _goes_in(name: str, role: str) -> bool:
-    if name in _SERVICES or name.startswith(_SERVICE_PREFIXES):
+    if name in _ALWAYS or is_service(name):
         return True
     if role == "thrift" and name in _THRIFT_NAMES:
         return True
@@ -231,3 +225,9 @@ def _parsed(where: str, text: str, name: str | None = None) -> dict[str, str]:
 
 def _read(path: str, what: str) -> bytes:
     return read_file(path, LONGEST_FILE, f"{what}: {path}")
+
+
+def _encoded(path: str, what: str) -> str:
+    import base64  # only here: most starts bring no file along
+
+    return base64.b64encode(_read(path, what)).decode()

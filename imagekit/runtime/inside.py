@@ -13,32 +13,21 @@ Python 3.8, standard library, nothing else of this package.
 """
 
 # Loading pathlib costs start-up time in an enclave.
-# ruff: noqa: PTH103, PTH120, PTH123
+# ruff: noqa: PTH103, PTH120
 from __future__ import annotations
 
 import os
 import re
-import signal
-import sys
-from typing import Mapping, NoReturn, Sequence  # noqa: UP035 - Python 3.8
+from typing import Mapping, NoReturn  # noqa: UP035 - Python 3.8
 
 from . import launch
 from .command import FOLDER, TEMPORARY, Command
 from .launch import LONGEST_VALUE
 from .paths import FLINK_POD_TEMPLATE
 from .place import NATIVE, SIZE_VARIABLE, Place, find_place
-from .request import VARIABLE, Request, parse_request
+from .request import INJECTIONS, VARIABLE, Request, is_service, parse_request
+from .start import become, read_launch
 from .stop import REFUSED, UNUSABLE, Stop
-
-LONGEST_SPEC = 1 << 20
-"""Bytes."""
-
-INJECTIONS = (
-    *("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "LD_AUDIT", "LD_PRELOAD"),
-    *("SPARK_SUBMIT_OPTS", "sgx_command"),
-)
-"""Variables by which code gets into a program. A strict manifest keeps them out anyhow; that they
-are refused, rather than dropped, tells who sets them that they have no effect."""
 
 _KEPT_BACK = (VARIABLE.encode(), SIZE_VARIABLE.encode(), b"sgx_command", b"API_KEY")
 """What a program has no need of, in the profile that gives it all the rest of the host's."""
@@ -48,41 +37,6 @@ _SETTINGS = {"MALLOC_ARENA_MAX": _NUMBER, "TF_MKL_ALLOC_MAX_BYTES": _NUMBER}
 """What the host may set for every role: limits of memory, no code."""
 _OUTSIDE = ("SGX_ENABLED", "SGX_MODE", "SGX_LOG_LEVEL", "SGX_MEM_SIZE")
 """What the entry point has acted on, or what the image's manifest has decided."""
-
-
-def read_file(path: str, longest: int, what: str) -> bytes:
-    """Read a file that somebody else has written.
-
-    Args:
-        path: of the file.
-        longest: bytes that it may have.
-        what: how a message names it.
-
-    Raises:
-        Stop: it cannot be read, or is larger.
-    """
-    try:
-        with open(path, "rb") as file:
-            data = file.read(longest + 1)
-    except OSError as error:
-        raise Stop(UNUSABLE, f"{what}: {error.strerror}") from None
-    if len(data) > longest:
-        raise Stop(UNUSABLE, f"{what}: larger than {longest} bytes")
-    return data
-
-
-def read_launch(path: str) -> launch.Launch:
-    """Read ``launch.json``.
-
-    Raises:
-        Stop: it is missing or unusable.
-    """
-    data = read_file(path, LONGEST_SPEC, path)
-    try:
-        return launch.parse_launch(data)
-    except ValueError as error:
-        line = " ".join(str(error).split())
-        raise Stop(UNUSABLE, f"{path}: {line}") from None
 
 
 def read_request(host: Mapping[bytes, bytes]) -> Request | None:
@@ -155,10 +109,8 @@ def split_request(
         Stop: in the strict profile, a variable that nobody answers for, or a value that does not
             match its pattern.
     """
-    from .settings import ATTESTATION, STORAGE
-
     strict = spec.profile == "strict"
-    services = {**ATTESTATION, **STORAGE}
+    services = _services_of(request)
     role: dict[str, str] = {}
     service: dict[str, str] = {}
     settings: dict[str, str] = {}
@@ -166,7 +118,7 @@ def split_request(
         if name in spec.passthrough:
             continue  # it comes by itself, if at all
         if name in services:
-            if strict and services[name].fullmatch(value) is None:
+            if strict and re.fullmatch(services[name], value, re.ASCII) is None:
                 raise Stop(REFUSED, f"{name}: refused, its value does not have the form of one")
             service[name] = value
         elif name in _SETTINGS:
@@ -180,6 +132,14 @@ def split_request(
         elif name not in _OUTSIDE and name not in INJECTIONS:
             role[name] = value
     return request._replace(env=role), service, settings
+
+
+def _services_of(request: Request) -> Mapping[str, str]:
+    if not any(map(is_service, request.env)):
+        return {}
+    from .settings import ATTESTATION, STORAGE  # only here: a start without them is quicker
+
+    return {**ATTESTATION, **STORAGE}
 
 
 def compose(spec: launch.Launch, request: Request | None, place: Place) -> Command:
@@ -252,30 +212,6 @@ def _own(folder: str) -> None:
         raise Stop(UNUSABLE, f"{folder}: belongs to another user")
     if status.st_mode & 0o077:
         os.chmod(folder, 0o700)  # noqa: PTH101
-
-
-def become(program: str, argv: Sequence[str], env: Mapping[bytes, bytes]) -> NoReturn:
-    """Replace this process by a command.
-
-    Args:
-        program: path of what is executed.
-        argv: its arguments, its own name first.
-        env: its whole environment.
-
-    Raises:
-        Stop: it cannot be executed.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Python ignores these two, and what is ignored stays ignored across execve.
-    for name in ("SIGPIPE", "SIGXFSZ"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
-    try:
-        os.execve(program, list(argv), env)  # noqa: S606 - no shell is the point
-    except OSError as error:
-        raise Stop(UNUSABLE, f"{program}: cannot be started: {error.strerror}") from None
-    raise AssertionError("execve came back")
 
 
 def run(spec_path: str, host: Mapping[bytes, bytes]) -> NoReturn:

@@ -14,7 +14,6 @@ import os
 import sys
 from typing import Sequence  # noqa: UP035 - Python 3.8
 
-from . import inside
 from .stop import REFUSED, Stop
 
 
@@ -31,6 +30,8 @@ def main(argv: Sequence[str]) -> int:
     spec_path = os.path.join(os.path.dirname(os.path.abspath(argv[0])), "launch.json")
     try:
         if len(argv) == 1:
+            from . import inside  # only here: outside does without, with Gramine
+
             inside.run(spec_path, os.environb)
         elif argv[1] == "outside":
             from . import outside  # only here: the enclave need not load it

@@ -25,15 +25,14 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import stat
 import sys
 from typing import Mapping, NamedTuple, NoReturn, Sequence  # noqa: UP035 - Python 3.8
 
-from . import gather, inside
+from . import gather
 from .launch import Launch
-from .place import SIZE_VARIABLE
 from .request import VARIABLE, Request, write_request
+from .start import become, read_launch
 from .stop import REFUSED, UNUSABLE, Stop
 
 
@@ -101,7 +100,7 @@ def decide(
     if found is None:
         return _given(arguments, env)
     role, args = found
-    spec = inside.read_launch(spec_path)
+    spec = read_launch(spec_path)
     request = gather.gather(role, args, env, spec)
     if not _enabled(request, env):
         notes = _notes(spec, role, "without an enclave, unprotected")
@@ -122,11 +121,20 @@ def decide(
 
 def _given(arguments: Sequence[str], env: Mapping[str, str]) -> Plan:
     word = arguments[0]
-    program = word if "/" in word else shutil.which(word, path=env.get("PATH"))
+    program = word if "/" in word else _which(word, env)
     if not program:
         raise Stop(UNUSABLE, "the given command is neither a role nor on PATH")
     note = "a command was given: it runs outside the enclave"
     return Plan(program, tuple(arguments), None, {}, (note,))
+
+
+def _which(name: str, env: Mapping[str, str]) -> str | None:
+    """Look a program up; :func:`shutil.which` does it, but loads three compressors."""
+    for folder in (env.get("PATH") or os.defpath).split(os.pathsep):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return None
 
 
 def _enabled(request: Request, env: Mapping[str, str]) -> bool:
@@ -191,7 +199,7 @@ def _gramine(
     places: Places,
     notes: tuple[str, ...],
 ) -> Plan:
-    path = shutil.which(program, path=env.get("PATH"))
+    path = _which(program, env)
     if not path:
         raise Stop(UNUSABLE, f"{program} is not on PATH: Gramine is not installed in this image")
     added = _packed(request)
@@ -203,7 +211,7 @@ def _gramine(
         elif not request.role and not spec.argv:
             raise Stop(REFUSED, "nothing to run: give a role or set sgx_command (profile compat)")
         else:
-            added["sgx_command"] = f"{sys.executable} -I {_launcher(spec_path)}"
+            added["sgx_command"] = f"{sys.executable} -I -S {_launcher(spec_path)}"
             added.update(_size(places, program))
     folders = tuple(mount.host for mount in spec.encrypted)
     return Plan(path, (program, places.name), places.folder, added, notes, folders)
@@ -215,6 +223,8 @@ def _launcher(spec_path: str) -> str:
 
 def _size(places: Places, program: str) -> dict[str, str]:
     """The enclave's size for the launcher; a strict manifest seals it, this one knows nothing."""
+    from .place import SIZE_VARIABLE  # only here: under strict it is not needed outside
+
     suffix = ".manifest.sgx" if program == "gramine-sgx" else ".manifest"
     path = os.path.join(places.folder, places.name + suffix)
     with open(path, encoding="utf-8", errors="replace") as file:
@@ -269,10 +279,12 @@ def start(arguments: Sequence[str], spec_path: str, places: Places) -> NoReturn:
 
         supervise()
     if plan.program is None:
+        from . import inside  # only here: with Gramine it runs in a process of its own
+
         inside.run(spec_path, encoded)
     if plan.folder is not None:
         try:
             os.chdir(plan.folder)
         except OSError as error:
             raise Stop(UNUSABLE, f"{plan.folder}: {error.strerror}") from None
-    inside.become(plan.program, plan.argv, encoded)
+    become(plan.program, plan.argv, encoded)

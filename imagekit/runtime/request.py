@@ -24,6 +24,19 @@ SCHEMA = 1
 LONGEST = 96 * 1024
 """Bytes. Linux takes at most 128 KiB in one variable."""
 
+INJECTIONS = (
+    *("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "LD_AUDIT", "LD_PRELOAD"),
+    *("SPARK_SUBMIT_OPTS", "sgx_command"),
+)
+"""Variables by which code gets into a program. A strict manifest keeps them out anyhow; that they
+are refused, rather than dropped, tells who sets them that they have no effect."""
+
+_SERVICES = (
+    *("APP_ID", "API_KEY", "QUOTE_TYPE", "CHALLENGE", "REPORT_DATA", "ENCRYPTED_FSD"),
+    "USING_LOCAL_DATA_KEY",
+)
+_SERVICE_PREFIXES = ("ATTESTATION", "EHSM_", "LOCAL_DATA_KEY")
+
 _KEYS = {"schema", "role", "args", "env", "conf"}
 
 
@@ -46,6 +59,11 @@ class Request(NamedTuple):
     def __repr__(self) -> str:
         """The role alone: the rest may hold secrets."""
         return f"Request(role={self.role!r}, …)"
+
+
+def is_service(name: str) -> bool:
+    """Say whether a variable may be one of attestation or storage (:mod:`.settings`)."""
+    return name in _SERVICES or name.startswith(_SERVICE_PREFIXES)
 
 
 def write_request(

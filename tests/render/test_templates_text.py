@@ -185,7 +185,7 @@ def test_strict_gives_nothing_to_warn_of(shape):
 def test_strict_seals_command_files_and_environment():
     manifest = manifest_of(STRICT, passthrough=["TZ"])
     loader = manifest["loader"]
-    assert loader["argv"] == ["/usr/bin/python3.11", "-I", "/opt/imagekit/launcher.pyz"]
+    assert loader["argv"] == ["/usr/bin/python3.11", "-I", "-S", "/opt/imagekit/launcher.pyz"]
     assert manifest["libos"]["entrypoint"] == "/usr/bin/python3.11"
     assert not [key for key in loader if key.startswith("insecure")]
     assert manifest["sgx"]["file_check_policy"] == "strict"

@@ -17,10 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagekit.runtime import files, inside, launch
+from imagekit.runtime import files, gather, inside, launch
 from imagekit.runtime.files import build_zipapp, doors, runtime_files, secured_argvs
 from imagekit.runtime.launch import launch_spec, parse_launch
+from imagekit.runtime.request import VARIABLE, write_request
 
+KUBERNETES = Path(__file__).parents[1] / "golden" / "kubernetes"
 PRINT_ENV = "import json,os;print(json.dumps(dict(os.environ),sort_keys=True))"
 
 
@@ -295,11 +297,53 @@ def test_an_enclave_loads_only_what_it_needs(app):
         assert f"| {module}\n" not in loaded.replace(" " * 2, " ")
 
 
+def loaded_by(probe, **env):
+    """The modules that a start has loaded."""
+    lines = run([probe[0], "-I", "-S", "-X", "importtime", *probe[1:]], **env).stderr.splitlines()
+    return {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+
+
+def test_an_executor_loads_nothing_that_it_has_no_use_for(tmp_path):
+    """A start may take 150 ms; each module costs 1 to 6 of them."""
+    for folder in ("java/bin", "spark/jars", "bin", "ppml"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "launcher.pyz").write_bytes(build_zipapp())
+    for name in ("java/bin/java", "bin/gramine-direct"):
+        (tmp_path / name).write_text('#!/bin/sh\necho "$0"; env\n')
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "ppml" / "bash.manifest").touch()
+    java = {"home": str(tmp_path / "java"), "major": 17}
+    spark = {"home": str(tmp_path / "spark"), "version": "3.5.9"}
+    spec = launch_spec(roles=["executor"], java=java, spark=spark)
+    (tmp_path / "launch.json").write_bytes(spec)
+    recorded = json.loads((KUBERNETES / "spark-3.5.9-executor.json").read_text())["env"]
+    env = {
+        name: value if isinstance(value, str) else "10.0.0.1" for name, value in recorded.items()
+    }
+    env |= {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "SGX_ENABLED": "true", "SGX_MODE": "direct"}
+    zipapp = str(tmp_path / "launcher.pyz")
+    code = (
+        f"import sys; sys.path.insert(0, {zipapp!r}); from imagekit_runtime import outside;"
+        f"outside.start(['executor'], {str(tmp_path / 'launch.json')!r},"
+        f" outside.Places({str(tmp_path / 'ppml')!r}))"
+    )
+    seen = loaded_by([sys.executable, "-c", code], **env)
+    assert "imagekit_runtime.gather" in seen
+    assert not seen & {"site", "shutil", "base64", *(f"imagekit_runtime.{name}" for name in OTHERS)}
+    request = gather.gather("executor", (), env, parse_launch(spec))
+    seen = loaded_by([sys.executable, zipapp], **{VARIABLE: write_request(*request)})
+    assert "imagekit_runtime.spark_executor" in seen
+    assert not seen & {"site", *(f"imagekit_runtime.{name}" for name in OTHERS if name != "inside")}
+
+
+OTHERS = ("inside", "attest", "settings", "storage", "tls", "kubernetes", "redact", "spark_args")
+
+
 def test_doors_are_two_lines_and_hand_everything_on():
     assert set(doors()) == {"/opt/entrypoint.sh", "/opt/flink-entrypoint.sh"}
     for text in doors("/usr/bin/python3.11").values():
         assert text == (
-            '#!/bin/sh\nexec /usr/bin/python3.11 -I /opt/imagekit/launcher.pyz outside "$@"\n'
+            '#!/bin/sh\nexec /usr/bin/python3.11 -I -S /opt/imagekit/launcher.pyz outside "$@"\n'
         )
 
 

@@ -3,16 +3,17 @@
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from imagekit.runtime import files, gather, kubernetes, outside
+from imagekit.runtime import files, gather, kubernetes, outside, settings
 from imagekit.runtime.launch import launch_spec, parse_launch
 from imagekit.runtime.qcnl import qcnl_text, write_qcnl
-from imagekit.runtime.request import VARIABLE, parse_request
+from imagekit.runtime.request import VARIABLE, is_service, parse_request
 from imagekit.runtime.stop import Stop
 
 SPARK = {"home": "/opt/spark", "version": "3.5.9"}
@@ -287,6 +288,20 @@ def test_a_pods_account_goes_in_where_pods_are_started(tmp_path):
     assert gather.gather("driver", (), {}, spec, "/nonexistent").env == {}
 
 
+def test_every_variable_of_a_service_is_known_as_one():
+    assert all(map(is_service, {**settings.ATTESTATION, **settings.STORAGE}))
+    assert not is_service("SPARK_USER")
+
+
+@pytest.mark.parametrize("name", ["sh", "env", "nothing-of-this-name", "tmp", ""])
+def test_a_program_is_found_where_a_shell_finds_it(name, tmp_path):
+    (tmp_path / "env").touch()  # not a program
+    (tmp_path / "sh").mkdir()
+    for path in (f"{tmp_path}:/usr/bin:/bin", "/nonexistent", "/", None):
+        env = {} if path is None else {"PATH": path}
+        assert outside._which(name, env) == (shutil.which(name, path=path or os.defpath) or None)
+
+
 def test_the_pod_template_goes_in_as_content(tmp_path):
     (tmp_path / "pod.yml").write_text("kind: Pod\n")
     (tmp_path / "conf").write_text(
@@ -346,7 +361,7 @@ def test_compat_starts_the_launcher_for_a_role(image):
     image.seal([], profile="compat")
     plan = image.decide("executor", SGX_ENABLED="true", sgx_command="sh")
     words = plan.env["sgx_command"].split()
-    assert words == [sys.executable, "-I", str(image.spec.parent / "launcher.pyz")]
+    assert words == [sys.executable, "-I", "-S", str(image.spec.parent / "launcher.pyz")]
     assert plan.env["IMAGEKIT_ENCLAVE_SIZE"] == "8G"
 
 
