@@ -5,6 +5,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -60,28 +61,26 @@ def subject(name: str, names: Sequence[str], days: int) -> Subject:
         raise UsageError("--name is not the name of a certificate", rule)
     if not 1 <= days <= LONGEST_DAYS:
         raise UsageError(f"--days {days} is not from 1 to {LONGEST_DAYS}", "correct it")
-    found = [_alternative(name)] if _DNS.fullmatch(name) or _address(name) else []
-    found += [_alternative(text) for text in names]
-    return Subject(name, tuple(dict.fromkeys(found)), _now(), days)
+    found = [_alternative(name)]
+    for text in names:
+        found.append(_alternative(text))
+        if found[-1] is None:
+            raise UsageError(f"--san {text} is neither a DNS name nor an IP address", "correct it")
+    taken = tuple(dict.fromkeys(one for one in found if one is not None))
+    return Subject(name, taken, _now(), days)
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        return None
-
-
-def _alternative(text: str) -> str | ipaddress.IPv4Address | ipaddress.IPv6Address:
+def _alternative(text: str) -> str | ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Give the name or address that a text stands for, None if it is neither."""
     kind, colon, rest = text.partition(":")
     word = kind.upper() if colon and kind.upper() in ("DNS", "IP") else ""
     value = rest if word else text
-    address = _address(value)
-    if word != "DNS" and address is not None:
-        return address
+    if word != "DNS" and "%" not in value:  # a zone is this machine's own affair
+        with suppress(ValueError):
+            return ipaddress.ip_address(value)
     # What is all digits at its end is an address, misspelt (RFC 1123, section 2.1).
     if word == "IP" or not _DNS.fullmatch(value) or value.rpartition(".")[2].isdigit():
-        raise UsageError(f"--san {text} is neither a DNS name nor an IP address", "correct it")
+        return None
     return value
 
 

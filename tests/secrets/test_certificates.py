@@ -31,8 +31,9 @@ def test_it_is_for_the_names_that_were_given_and_its_own(key):
     assert facts(certificate, whom)["san"][0] == "DNS:localhost"
 
 
-def test_a_name_that_is_no_address_of_a_server_is_no_alternative(key):
-    certificate = self_signed(key, subject("Team of the night", [], 1))
+@pytest.mark.parametrize("name", ["Team of the night", "1.2.3", "7"])
+def test_a_name_that_is_no_address_of_a_server_is_no_alternative(key, name):
+    certificate = self_signed(key, subject(name, [], 1))
     with pytest.raises(x509.ExtensionNotFound):
         certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
 
@@ -82,7 +83,7 @@ def test_the_last_time_that_is_taken_can_be_written(key, monkeypatch):
 @pytest.mark.parametrize(
     "text",
     ["", "DNS:", "IP:", "IP:name", "DNS:1.2.3", "1.2.3.4.5", "1.2.3.256", "a..b", "-a", "a-", "a b",
-     "*", "a.*.b", "URI:http://x", "ä.example", "a" * 64, "name\n"],
+     "*", "a.*.b", "URI:http://x", "ä.example", "a" * 64, "name\n", "fe80::1%eth0"],
 )  # fmt: skip
 def test_what_is_neither_name_nor_address_is_refused(text):
     with pytest.raises(UsageError, match="neither a DNS name nor an IP address"):
