@@ -31,6 +31,7 @@ from . import ehsm, quote, settings, verifiers
 from .launch import Launch
 from .place import DIRECT, NATIVE, Place
 from .service import service_of
+from .settings import BIGDL, EHSM
 from .stop import REFUSED, Stop
 from .verifiers import ACCEPTABLE, note
 from .words import is_true
@@ -42,8 +43,6 @@ SUCCESS = "Attestation Success!"
 FAILURE = "Attestation Fail! Application killed!"
 """BigDL's words; scripts look for them on stdout."""
 
-EHSM = "EHSMAttestationService"
-BIGDL = "BigDLRemoteAttestationService"
 _NOT_SUPPORTED = ("DummyAttestationService", "AzureAttestationService", "AmberAttestationService")
 
 _BINDING = b"imagekit report data 1\0"

@@ -82,7 +82,7 @@ def compose(spec: Launch, request: Request, place: Place) -> Command:
         Stop: the request asks for what it may not have or cannot have, or the image lacks
             something.
     """
-    flink, java_ = flink_process.products(spec)
+    java_, flink = flink_process.parts(spec)
     asked = parse_args(request.role, request.args)
     check_variables(spec, request.env, asked)
     conf = flink_rules.merge(spec, host_conf(request, asked))

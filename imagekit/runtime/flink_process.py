@@ -38,36 +38,23 @@ _LOG_CONF = f"{LOG_FOLDER}/flink/log4j-console.properties"
 _CLASS_SPACE = "-XX:CompressedClassSpaceSize=64m"  # as BigDL's entry point; the default is 1 GiB
 
 _JAVAS = (
-    ((1, 19), (8, 11, 17, 21)),
-    ((1, 18), (8, 11, 17)),
-    ((1, 15), (8, 11)),
+    java.Javas((1, 19), (8, 11, 17, 21), "8, 11, 17, 21"),
+    java.Javas((1, 18), (8, 11, 17), "8, 11, 17"),
+    java.Javas((1, 15), (8, 11), "8, 11"),
 )
-"""Release from which on → Javas that Flink's documentation names."""
+"""The Javas that Flink's documentation names."""
 
 _OWN_OPTIONS = ("env.java.default-opts.all", "env.java.opts", "env.java.opts.all")
 _ROLE_OPTIONS = ("env.java.default-opts.{}", "env.java.opts.{}")
 
 
-def products(spec: Launch) -> tuple[Product, Java]:
-    """Give the image's Flink and Java.
+def parts(spec: Launch) -> tuple[Java, Product]:
+    """Give the image's Java and Flink.
 
     Raises:
         Stop: one is missing, or they do not work together.
     """
-    if spec.flink is None or spec.java is None:
-        missing = "Flink" if spec.flink is None else "Java"
-        raise Stop(UNUSABLE, f"this image has no {missing}: launch.json names none")
-    for first, majors in _JAVAS:
-        if spec.flink.release >= first:
-            if spec.java.major in majors:
-                return spec.flink, spec.java
-            known = ", ".join(map(str, majors))
-            raise Stop(
-                UNUSABLE,
-                f"Flink {spec.flink.version} does not work with Java {spec.java.major}: take an "
-                f"image with Java {known}",
-            )
-    raise Stop(UNUSABLE, f"Flink {spec.flink.version} is too old: take 1.15 or later")
+    return java.pair(spec, "Flink", spec.flink, _JAVAS)
 
 
 def class_path(home: str, more: Sequence[str] = ()) -> str:

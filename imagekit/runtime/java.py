@@ -6,10 +6,11 @@ Python 3.8, standard library, nothing else of this package.
 from __future__ import annotations
 
 import re
+from typing import Container, NamedTuple, Sequence  # noqa: UP035 - Python 3.8
 
-from .launch import Java
+from .launch import Java, Launch, Product
 from .place import NATIVE, Place
-from .stop import REFUSED, Stop
+from .stop import REFUSED, UNUSABLE, Stop
 
 ADD_OPENS = (
     "--add-opens=java.base/java.lang=ALL-UNNAMED",
@@ -30,6 +31,21 @@ ADD_OPENS = (
     "-Dio.netty.tryReflectionSetAccessible=true",
 )
 """What Spark's own scripts give a Java with modules closed (17 and later)."""
+
+
+class Javas(NamedTuple):
+    """On which Java releases of a product run.
+
+    Attributes:
+        first: the first of these releases.
+        majors: feature releases of Java.
+        words: the same for a message.
+    """
+
+    first: tuple[int, ...]
+    majors: Container[int]
+    words: str
+
 
 _SIZE = re.compile(r"([0-9]{1,15})([kKmMgGtT]?)[bB]?")
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
@@ -58,6 +74,36 @@ def enclave_flags(place: Place, processors: int) -> tuple[str, ...]:
     if place.kind == NATIVE:
         return ()
     return ("-XX:-UsePerfData", f"-XX:ActiveProcessorCount={processors}")
+
+
+def pair(
+    spec: Launch, name: str, product: Product | None, javas: Sequence[Javas]
+) -> tuple[Java, Product]:
+    """Give the image's Java, and a product that runs on it.
+
+    Args:
+        spec: the launch specification.
+        name: of the product, for messages.
+        product: the image's, None if it has none.
+        javas: what runs on what, the newest release first.
+
+    Raises:
+        Stop: one is missing, or they do not work together; the line says which Java does.
+    """
+    if spec.java is None or product is None:
+        missing = name if product is None else "Java"
+        raise Stop(UNUSABLE, f"this image has no {missing}: launch.json names none")
+    found = next((row for row in javas if product.release >= row.first), None)
+    if found is None:
+        oldest = ".".join(map(str, javas[-1].first))
+        raise Stop(UNUSABLE, f"{name} {product.version} is too old: take {oldest} or later")
+    if spec.java.major not in found.majors:
+        raise Stop(
+            UNUSABLE,
+            f"{name} {product.version} does not work with Java {spec.java.major}: take an image "
+            f"with Java {found.words}",
+        )
+    return spec.java, product
 
 
 def parse_size(text: str, unit: str = "") -> int:

@@ -26,6 +26,10 @@ _ADDRESS = r"[\x21-\x7e]{0,300}"
 _PIN = r"[0-9A-Fa-f]{2}(:?[0-9A-Fa-f]{2}){31}"
 
 
+EHSM = "EHSMAttestationService"
+BIGDL = "BigDLRemoteAttestationService"
+"""Services that can be asked: values of ``ATTESTATION_TYPE``."""
+
 SHARED = {
     "APP_ID": r"[0-9A-Za-z-]{0,64}",
     "API_KEY": r"[\x21-\x7e]{0,256}",

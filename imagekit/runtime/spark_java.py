@@ -13,11 +13,11 @@ import sys
 from typing import Sequence  # noqa: UP035 - Python 3.8
 
 from .command import FOLDER
-from .java import check_heap, enclave_flags, opens, parse_size, program
+from .java import Javas, check_heap, enclave_flags, opens, pair, parse_size, program
 from .launch import Java, Launch, Product
 from .paths import LOG_FOLDER, NO_FORK_JAR
 from .place import NATIVE, Place
-from .stop import REFUSED, UNUSABLE, Stop
+from .stop import REFUSED, Stop
 from .words import is_secret, shown
 
 OPTIONS_FILE = f"{FOLDER}/java.options"
@@ -27,10 +27,10 @@ DEFAULT_HEAP = "1g"
 """Spark's own default for drivers and executors."""
 
 _JAVAS = (
-    ((4, 0), range(17, 10**6), "17 or later"),
-    ((3, 5), range(8, 22), "8, 11, 17 or 21"),
-    ((3, 3), range(8, 18), "8, 11 or 17"),
-    ((3, 1), range(8, 12), "8 or 11"),
+    Javas((4, 0), range(17, 10**6), "17 or later"),
+    Javas((3, 5), range(8, 22), "8, 11, 17 or 21"),
+    Javas((3, 3), range(8, 18), "8, 11 or 17"),
+    Javas((3, 1), range(8, 12), "8 or 11"),
 )
 _NETTY_4_2 = (
     "-Dio.netty.allocator.type=pooled",
@@ -50,22 +50,9 @@ def parts(spec: Launch) -> tuple[Java, Product]:
     """Give the image's Java and Spark.
 
     Raises:
-        Stop: one is not there, or they do not work together; the line says which Java does.
+        Stop: one is missing, or they do not work together.
     """
-    if spec.java is None or spec.spark is None:
-        missing = "Spark" if spec.spark is None else "Java"
-        raise Stop(UNUSABLE, f"this image has no {missing}: its launch specification names none")
-    version = spec.spark.version
-    found = [row for row in _JAVAS if spec.spark.release >= row[0]]
-    if not found:
-        raise Stop(UNUSABLE, f"Spark {version} is too old: 3.1 and later can be run")
-    _, works, which = found[0]
-    if spec.java.major not in works:
-        raise Stop(
-            UNUSABLE,
-            f"Spark {version} does not run on Java {spec.java.major}: it needs Java {which}",
-        )
-    return spec.java, spec.spark
+    return pair(spec, "Spark", spec.spark, _JAVAS)
 
 
 def heap(sources: Sequence[tuple[str, str | None, str]], place: Place) -> int:

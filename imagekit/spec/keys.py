@@ -7,6 +7,7 @@ The parser takes the known and required keys and the numeric limits from here, t
 from typing import Any, NamedTuple
 
 from imagekit.runtime.launch import ROLES
+from imagekit.runtime.settings import BIGDL, EHSM
 from imagekit.spec.base_values import VARIANTS
 from imagekit.spec.matrix import ATTESTATIONS, LIBOSES, LOG_LEVELS
 
@@ -16,9 +17,6 @@ PROFILES = ("strict", "compat")
 """``strict`` trusts named files only and seals the command; ``compat`` is BigDL's manifest."""
 GRAMINE_VERSIONS = ("1.9", "1.3")
 """The Gramine releases whose manifests and measurement are known, newest first."""
-
-ATTESTATION_TYPES = ("EHSMAttestationService", "BigDLRemoteAttestationService")
-"""Kinds of attestation services that the launcher can ask, by BigDL's names."""
 
 _LEVELS = tuple(dict.fromkeys(level for levels in LOG_LEVELS.values() for level in levels))
 _SHA256 = "^[0-9a-fA-F]{64}$"
@@ -208,7 +206,7 @@ KEYS: dict[str, Key] = {
     "launch.attestation.required": Key(
         "boolean", "No start without attestation, whatever the host says.", default=False
     ),
-    "launch.attestation.type": Key("text", "Kind of service.", options=ATTESTATION_TYPES),
+    "launch.attestation.type": Key("text", "Kind of service.", options=(EHSM, BIGDL)),
     "launch.attestation.url": Key("text", "Address of the service, host:port."),
     "launch.attestation.app_id": Key("text", "Tenant of the service."),
     "launch.attestation.ca": Key(

@@ -33,7 +33,7 @@ def test_the_wrong_java_is_refused_with_the_ones_that_work():
         status, said = made.ends(*LOCAL, *job(runtime))
     assert status == 3
     assert said.endswith(
-        "imagekit: error: Spark 3.1.3 does not run on Java 17: it needs Java 8 or 11\n"
+        "imagekit: error: Spark 3.1.3 does not work with Java 17: take an image with Java 8 or 11\n"
     )
 
 

@@ -316,7 +316,7 @@ def test_the_wrong_java_is_refused_with_those_that_work(version, works, fails):
             spark.compose, launch("compat", version, java), ask("executor", env=EXECUTOR), AT_HOME
         )
         assert stop.code == UNUSABLE
-        assert stop.line.startswith(f"Spark {version} does not run on Java {java}: it needs Java ")
+        assert stop.line.startswith(f"Spark {version} does not work with Java {java}: take ")
 
 
 def test_an_image_without_spark_or_java_or_with_an_old_spark_is_told_so():
