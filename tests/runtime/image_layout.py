@@ -5,13 +5,12 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
-
-from runtime_parts import java
 
 from imagekit.release.launching import ARCH_LIBDIR, sealed_environment
 from imagekit.render.templates import render_text, template_folder
@@ -104,23 +103,19 @@ def stand_in() -> dict[str, bytes]:
 
 
 @functools.cache
-def keystore(kind: str) -> bytes:
-    """Give a keystore with one key for TLS, its password :data:`PASSWORD`.
+def secrets(command: str, number: int = 0) -> dict[str, bytes]:
+    """Give what ``imagekit secrets`` makes, name → content; its password is :data:`PASSWORD`.
 
     Args:
-        kind: ``JKS`` or ``PKCS12``.
+        command: ``ssl`` or ``flink``.
+        number: another one has another key.
     """
     with tempfile.TemporaryDirectory() as folder:
-        names = ["-genkeypair", "-alias", "test", "-dname", "CN=localhost", "-keyalg", "RSA"]
-        store = ["-keystore", f"{folder}/store", "-storetype", kind, "-storepass", PASSWORD]
-        command = [
-            java(11) / "bin" / "keytool",
-            *names,
-            "-keysize",
-            "2048",
-            *store,
-            "-keypass",
-            PASSWORD,
-        ]
-        subprocess.run(command, check=True, capture_output=True)
-        return Path(folder, "store").read_bytes()
+        words = ["secrets", command, "--key-size", "2048", "--output", f"{folder}/made"]
+        subprocess.run(
+            [sys.executable, "-m", "imagekit", *words],
+            env={**os.environ, "IMAGEKIT_PASSWORD": PASSWORD},
+            check=True,
+            capture_output=True,
+        )
+        return {path.name: path.read_bytes() for path in Path(folder, "made").iterdir()}

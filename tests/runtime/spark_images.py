@@ -4,7 +4,7 @@ import json
 from contextlib import contextmanager
 from pathlib import Path
 
-from image_layout import PASSWORD, keystore
+from image_layout import PASSWORD, secrets
 from real_runs import image
 from runtime_parts import spark
 
@@ -56,7 +56,7 @@ def spark_image(version="3.5.9", profile="strict", secure=False, conf=None, **mo
         "conf": {**(SEALED if secure else {}), **(conf or {})} if profile == "strict" else {},
         "conf_allowed": dict.fromkeys(sorted(PASSWORDS), r"[!-~]{8,64}") if secure else {},
     }
-    files = {"/ppml/keys/keystore.jks": keystore("JKS")} if secure else {}
+    files = {"/ppml/keys/keystore.jks": secrets("ssl")["keystore.jks"]} if secure else {}
     with image(runtime, profile, files, **{**allowed, **more}) as made:
         if secure:
             lines = "".join(f"{name} {value}\n" for name, value in SECURITY.items())

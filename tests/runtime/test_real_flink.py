@@ -9,12 +9,14 @@ from pathlib import Path
 
 import private_root
 import pytest
-from image_layout import PASSWORD, STAND_IN_FOLDER, keystore
+from image_layout import PASSWORD, STAND_IN_FOLDER, secrets
 from kubernetes_agent import KUBERNETES, SERVICE, TOKEN, Agent, pod_env, service_account
+from kubernetes_objects import allows
 from real_runs import COMMANDS, NATIVE, STAND_IN, CommandLines, image, ways
 from runtime_parts import FLINK_VERSIONS, flink
 
 from imagekit.runtime.paths import FLINK_ENTRYPOINT, FLINK_POD_TEMPLATE
+from imagekit.secrets.rbac import rules
 
 pytestmark = pytest.mark.integration(*COMMANDS, "openssl", root=True)
 
@@ -45,6 +47,11 @@ PASSWORDS = tls("internal")[1]
 REST, REST_PASSWORDS = tls("rest")
 
 
+def store(number=0):
+    """Give the keystore that every process has, truststore as well, or one with another key."""
+    return secrets("flink", number)["flink_internal.keystore"]
+
+
 def properties(conf):
     """Give the variable by which the stock image takes properties."""
     return {"FLINK_PROPERTIES": "".join(f"{name}: {value}\n" for name, value in conf.items())}
@@ -65,7 +72,7 @@ def flink_image(version, profile="strict", conf=SEALED, user_jar=False, **more):
         "conf": conf,
         "conf_allowed": dict.fromkeys(passwords, r"[!-~]{8,64}"),
     }
-    with image(flink(version), profile, {STORE: keystore("JKS")}, **{**allowed, **more}) as made:
+    with image(flink(version), profile, {STORE: store()}, **{**allowed, **more}) as made:
         if user_jar:  # where standalone-job looks for it
             made.run("mkdir", "/opt/flink/usrlib")
             made.run("cp", JAR, USER_JAR)
@@ -95,7 +102,7 @@ def test_a_job_of_the_image_counts_words_over_mutual_tls(version, way):
         made.start(*words, way=way, env=env) as manager,
     ):
         manager.wait_for("Pending slot request", "Received resource requirements from job")
-        assert "CN = localhost" in handshake_without_certificate(made, 6123)
+        assert "CN = flink.internal" in handshake_without_certificate(made, 6123)
         manager.wait_for("Empty client certificate chain", "Empty server certificate chain")
         with made.start("taskmanager", way=way, env=env) as worker:
             status, managed = manager.end()
@@ -121,7 +128,7 @@ def test_a_taskmanager_with_another_key_is_not_let_in():
         handshake_without_certificate(made, 6123)  # the JobManager has read its key now
         manager.wait_for("Empty client certificate chain")
         before = len(manager.output())
-        made.write({STORE: keystore("PKCS12")})
+        made.write({STORE: store(1)})
         with made.start("taskmanager", env=env) as worker:
             worker.wait_for("Could not resolve ResourceManager address")
         assert "SSLHandshakeException" in manager.output()[before:]
@@ -199,6 +206,8 @@ def test_jobmanager_and_taskmanager_run_as_native_kubernetes_starts_them(
             status, managed = agent.end_of(manager)
         workers = [container.output() for container in agent.started.values()]
     assert status == 0, managed
+    assert ("create", "", "pods") in api.requests
+    assert not [request for request in api.requests if not allows(rules("flink"), *request)]
     assert len(workers) == 1
     assert counted(workers[0]) == COUNTS
     assert ".ssl.tcp://flink@" in managed

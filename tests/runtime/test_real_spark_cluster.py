@@ -3,17 +3,20 @@
 import json
 import re
 import socket
+import subprocess
 import threading
 from contextlib import contextmanager, suppress
 
 import private_root
 import pytest
-from image_layout import PASSWORD
+from image_layout import PASSWORD, secrets
 from kubernetes_agent import KUBERNETES, SERVICE, TOKEN, Agent, pod_env, service_account
+from kubernetes_objects import allows
 from real_runs import COMMANDS, NATIVE, STAND_IN, CommandLines
 from spark_images import MARKER_SHUFFLE, SECURITY, captured, job, spark_image
 
 from imagekit.runtime.properties import parse_properties
+from imagekit.secrets.rbac import rules
 
 pytestmark = pytest.mark.integration(*COMMANDS, "openssl", root=True)
 
@@ -121,7 +124,20 @@ def test_the_confs_encrypt_what_goes_over_the_wire_and_onto_the_disk(secure):
         assert wire.counts[MARKER] > 1000 and wire.counts["org.apache.spark"] > 10
 
 
+WEB = ("-connect", "127.0.0.1:8480", "-servername", "localhost", "-verify_hostname", "localhost")
+"""The master's pages with spark.ssl: their port and 400."""
+
+
+def handshake(made, certificate):
+    """Connect to the master's pages as a client that trusts a certificate; gives what it says."""
+    made.write({"/opt/cluster/server.crt": certificate})
+    command = ["openssl", "s_client", *WEB, "-CAfile", "/opt/cluster/server.crt"]
+    words = [*private_root.nsenter(made.process), *command]
+    return subprocess.run(words, input="\n", capture_output=True, text=True, check=False).stdout
+
+
 def test_a_job_with_another_secret_is_refused_by_the_cluster():
+    """And the cluster's pages show who they are to whom has the certificate."""
     other = {**SECURITY, "spark.authenticate.secret": "another-one"}
     with (
         spark_image(secure=True) as (made, runtime),
@@ -130,6 +146,8 @@ def test_a_job_with_another_secret_is_refused_by_the_cluster():
     ):
         said = running.wait_for("Failed to connect to master")
         assert "New auth protocol failed" in said
+        assert "Verify return code: 0 (ok)" in handshake(made, secrets("ssl")["server.crt"])
+        assert "self-signed certificate" in handshake(made, secrets("ssl", 1)["server.crt"])
         assert "Registering app" not in master.output()  # as it says of the job with the right one
 
 
@@ -175,6 +193,8 @@ def test_driver_and_executors_run_as_kubernetes_starts_them(version, case, way, 
         executors = [container.output() for container in agent.started.values()]
     assert status == 0, said
     assert "Pi is roughly 3.1" in said
+    assert ("create", "", "pods") in api.requests
+    assert not [request for request in api.requests if not allows(rules("spark"), *request)]
     assert len(agent.variables) == len(executors) == 2
     assert all("Finished task" in output for output in executors)
     assert api.authorization == {f"Bearer {TOKEN}"}
