@@ -122,6 +122,9 @@ def test_two_of_one_in_a_folder_are_refused(tmp_path):
     [
         ("tcb_info", "[]", "tcb_info is no JSON object"),
         ("tcb_info", "{}", "tcb_info is no JSON object"),
+        ("tcb_info", '["a":1}', "tcb_info is no JSON object"),
+        ("tcb_info", '{"a";1}', "tcb_info is no JSON object"),
+        ("tcb_info", '{"a":1]', "tcb_info is no JSON object"),
         ("tcb_info", '{"a":1} x', "something follows the JSON object of tcb_info"),
         ("tcb_info", '{"a":1,"a":2}', "tcb_info has a member twice"),
         ("tcb_info", "[" * 100000, "tcb_info is no JSON object"),
