@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -223,6 +224,24 @@ def write_new(path: Path, data: bytes, mode: int = 0o666) -> None:
         raise
     except OSError as error:
         raise disk_error(error, path, "write") from error
+
+
+def check_private(path: Path, fd: int) -> None:
+    """Refuse a file with a secret that others than its owner can get at; pipes are let through.
+
+    Args:
+        path: its name, for the message.
+        fd: the open file.
+
+    Raises:
+        InputError: its mode lets group or others in.
+    """
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode) and stat.S_IMODE(mode) & 0o077:
+        raise InputError(
+            f"{path}: others than its owner can get at it (mode {stat.S_IMODE(mode):04o})",
+            f"run: chmod 600 {path}; if others had access, take a new secret",
+        )
 
 
 def make_folder(path: Path, mode: int = 0o777) -> None:

@@ -111,7 +111,7 @@ def attest(
     if save is not None:
         write_atomically(save, found)
         ui.say(f"written: {save}")
-    judge(found, expected, collateral, accept or [], json)
+    judge(found, expected, collateral, accept or [], quote is not None, json)
 
 
 @app.command()

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from imagekit.kms.quotes import Expectation
 
 LONGEST_QUOTE = 1 << 16
+_HINT = "give this service no key and no measurement before you know why"
 
 
 def obtain(door: "Door", file: Path | None) -> bytes:
@@ -42,6 +43,7 @@ def judge(
     expected: "Expectation",
     collateral: Path | None,
     accept: list[str],
+    from_file: bool,
     json: bool,
 ) -> None:
     """Check a quote, and say everything that was found.
@@ -56,13 +58,15 @@ def judge(
     from imagekit.kms.quotes import check_quote
     from imagekit.kms.tcb import DEFAULT_ACCEPT
 
-    verdict = check_quote(
-        quote,
-        expected,
-        datetime.datetime.now(datetime.UTC),
-        read_collateral(collateral) if collateral else None,
-        DEFAULT_ACCEPT | set(accept),
-    )
+    known = read_collateral(collateral) if collateral else None
+    accepted = DEFAULT_ACCEPT | set(accept)
+    try:
+        now = datetime.datetime.now(datetime.UTC)
+        verdict = check_quote(quote, expected, now, known, accepted)
+    except InputError as error:
+        if from_file:
+            raise
+        raise CheckError(f"what the service shows is no quote: {error.problem}", _HINT) from None
     if json:
         facts = asdict(verdict.facts)
         lists = {name: getattr(verdict, name) for name in ("passed", "failed", "not_proved")}
@@ -79,7 +83,7 @@ def judge(
         more = f" (and {len(verdict.failed) - 1} more)" if len(verdict.failed) > 1 else ""
         raise CheckError(
             f"the quote does not stand up: {verdict.failed[0]}{more}",
-            "give this service no key and no measurement before you know why",
+            _HINT,
         )
     if not json:
         for name in ("mr_enclave", "mr_signer", "mr_td"):

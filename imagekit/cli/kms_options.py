@@ -1,9 +1,7 @@
 """Options of every ``imagekit kms`` command that talks to a service, and what they stand for."""
 
-import getpass
 import inspect
 import os
-import sys
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -12,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
+from imagekit.cli.passphrases import API_KEY_VARIABLE, api_key_source
 from imagekit.cli.ui import ui
-from imagekit.errors import InputError, UsageError
+from imagekit.errors import UsageError
 
 if TYPE_CHECKING:
     from imagekit.kms.account import Account
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from imagekit.runtime.ehsm import Credentials
 
 APP_ID = "IMAGEKIT_KMS_APP_ID"
-API_KEY = "IMAGEKIT_KMS_API_KEY"
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
@@ -44,7 +42,8 @@ class Door:
         str | None, typer.Option(help=f"App id, instead of an account file; also {APP_ID}.")
     ] = None
     api_key_file: Annotated[
-        Path | None, typer.Option(help=f"File with the API key, - for stdin; also {API_KEY}.")
+        Path | None,
+        typer.Option(help=f"File with the API key, - is stdin; also {API_KEY_VARIABLE}."),
     ] = None
     cacert: Annotated[
         Path | None, typer.Option(help="CAs to trust in place of the system's, PEM.")
@@ -176,33 +175,8 @@ class Door:
                 "no account: neither --account nor --app-id",
                 "make one with: imagekit kms enroll ACCOUNT_FILE",
             )
-        where = "--api-key-file" if self.api_key_file else API_KEY
-        return check_credentials(app_id, self._api_key(), where)
-
-    def _api_key(self) -> str:
-        if self.api_key_file is not None:
-            return read_line(self.api_key_file, "the API key")
-        if API_KEY in os.environ:
-            return os.environ[API_KEY]
-        if sys.stdin.isatty():
-            return getpass.getpass("API key: ", stream=sys.stderr)
-        raise UsageError(
-            "no API key", f"give --account, --api-key-file FILE (- for stdin) or set {API_KEY}"
-        )
-
-
-def read_line(path: Path, what: str) -> str:
-    """Read the first line of a file, ``-`` for stdin.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        text = sys.stdin.readline(4096) if str(path) == "-" else path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not text"
-        raise InputError(f"{path}: cannot read {what}: {reason}", "check the path") from None
-    return text.split("\n", 1)[0].rstrip("\r")
+        where = "--api-key-file" if self.api_key_file else API_KEY_VARIABLE
+        return check_credentials(app_id, api_key_source(self.api_key_file, app_id), where)
 
 
 _P = ParamSpec("_P")

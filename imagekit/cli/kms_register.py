@@ -77,7 +77,13 @@ def register(
         _foresee(registrar, targets.record, plans, force, json)
         return
     outcomes = register_plans(
-        registrar, targets.record, plans, force=force, done=_say, waiting=targets.waiting
+        registrar,
+        targets.record,
+        plans,
+        force=force,
+        done=_say if len(plans) > 1 else _say_success,
+        talk=ui.warn,
+        waiting=targets.waiting,
     )
     _end(outcomes, json)
 
@@ -125,7 +131,13 @@ def _foresee(
 
 
 def _say(outcome: "Outcome") -> None:
-    """Say what became of a policy, as soon as it is known."""
+    """Say what became of one policy of several, as soon as it is known."""
+    _say_success(outcome)
+    if outcome.error is not None:
+        ui.warn(f"{outcome.plan.label}: {outcome.error.problem} ({outcome.error.hint})")
+
+
+def _say_success(outcome: "Outcome") -> None:
     if outcome.registered is None:
         return
     state = {
@@ -153,9 +165,6 @@ def _end(outcomes: "list[Outcome]", json: bool) -> None:
     if len(outcomes) == 1 and failed:
         raise failed[0]
     if failed:
-        for outcome in outcomes:
-            if outcome.error is not None:
-                ui.warn(f"{outcome.plan.label}: {outcome.error.problem} ({outcome.error.hint})")
         raise RegistrationError(outcomes)
 
 

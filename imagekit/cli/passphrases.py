@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from imagekit.cli.ui import ui
 from imagekit.errors import ImagekitError, InputError, SigningError, UsageError
+from imagekit.files import check_private
 
 if TYPE_CHECKING:
     from imagekit.secrets.passwords import Password
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "IMAGEKIT_KEY_PASSPHRASE"
 PASSWORD_VARIABLE = "IMAGEKIT_PASSWORD"  # noqa: S105 - the name of a variable
+API_KEY_VARIABLE = "IMAGEKIT_KMS_API_KEY"
 _LONGEST = 1 << 16
 
 
@@ -26,9 +28,13 @@ class _Kind(NamedTuple):
     options: str
     variable: str
     error: type[ImagekitError]
+    private: bool = False  # whether a file that others can read is refused
 
 
 _PASSPHRASE = _Kind("passphrase", "--passphrase-file", VARIABLE, SigningError)
+_API_KEY = _Kind(
+    "API key", "--account or --api-key-file", API_KEY_VARIABLE, UsageError, private=True
+)
 _PASSWORD = _Kind("password", "--password-file or --generate", PASSWORD_VARIABLE, UsageError)
 
 
@@ -61,6 +67,8 @@ def _read(kind: _Kind, file: Path) -> bytes:
         if str(file) == "-":
             return sys.stdin.buffer.read(_LONGEST)
         with file.open("rb") as opened:
+            if kind.private:
+                check_private(file, opened.fileno())
             return opened.read(_LONGEST)
     except OSError as error:
         raise InputError(
@@ -71,6 +79,17 @@ def _read(kind: _Kind, file: Path) -> bytes:
 def _first_line(data: bytes) -> bytes:
     """Give the line that counts, as with openssl's ``-passin file:``."""
     return data.split(b"\n", 1)[0].removesuffix(b"\r")
+
+
+def api_key_source(file: Path | None, what: str) -> str:
+    """Give the API key of `what` from the first source there is; a file's first line.
+
+    Raises:
+        InputError: the file cannot be read.
+        UsageError: no source at all.
+    """
+    key = _from_source(_API_KEY, file, what, twice=False)
+    return _first_line(key).decode("utf-8", "replace")
 
 
 def passphrase_source(file: Path | None, what: str) -> bytes:

@@ -3,13 +3,12 @@
 import json
 import os
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imagekit.errors import InputError
-from imagekit.files import write_new
+from imagekit.files import check_private, write_new
 from imagekit.runtime.ehsm import Credentials
 
 SCHEMA = 1
@@ -64,15 +63,10 @@ def read_account(path: Path) -> Account:
     hint = "name the file that imagekit kms enroll wrote"
     try:
         with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            check_private(path, file.fileno())
             data = file.read(1 << 16)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}", hint) from None
-    if stat.S_ISREG(mode) and stat.S_IMODE(mode) & 0o077:
-        raise InputError(
-            f"{path}: others than its owner can get at it (mode {stat.S_IMODE(mode):04o})",
-            f"run: chmod 600 {path}; if others had access, enroll anew",
-        )
     try:
         raw: Any = json.loads(data)
     except (ValueError, RecursionError):

@@ -87,11 +87,17 @@ class BigDl:
         if 300 <= answer.status < 500:
             line = f"registerPolicy: what answered is no such service: HTTP status {answer.status}"
             raise EngineError(line, _HINT)
-        policy_id = _document(answer).get("policyID") if answer.status == 200 else None
+        if answer.status != 200:
+            raise _unknown(f"registerPolicy: HTTP status {answer.status}")
+        policy_id = _document(answer).get("policyID")
         if not isinstance(policy_id, str) or not policy_id.isascii() or not policy_id.isprintable():
             raise _unknown("registerPolicy: the answer holds no policy id")
         self._talk("this service tells nobody what a policy says: it cannot be read back")
         return policy_id
+
+    def abort(self) -> None:
+        """Break off what is under way in other threads."""
+        self.connection.abort()
 
     def read_back(self, policy_id: str) -> Policy | None:
         """Not possible with this service."""

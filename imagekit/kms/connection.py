@@ -9,10 +9,13 @@ import hashlib
 import re
 import ssl
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from socket import socket
+from socket import SHUT_RDWR, socket
+from threading import Event
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 from imagekit.errors import InputError, UsageError
 from imagekit.kms.faults import as_errors
@@ -34,6 +37,20 @@ class Connection:
 
     service: tls.Service
     proxy: tuple[str, int] | None = None
+    _aborted: Event = field(default_factory=Event, repr=False, compare=False)
+    _open: WeakSet[ssl.SSLSocket] = field(default_factory=WeakSet, repr=False, compare=False)
+
+    @property
+    def aborted(self) -> bool:
+        """Whether :meth:`abort` was called."""
+        return self._aborted.is_set()
+
+    def abort(self) -> None:
+        """Break off what is under way in other threads, and let nothing new begin."""
+        self._aborted.set()
+        for one in list(self._open):
+            with suppress(OSError):
+                one.shutdown(SHUT_RDWR)
 
     @property
     def address(self) -> str:
@@ -55,11 +72,14 @@ class Connection:
         Raises:
             Stop: no connection, or it is not the service.
         """
-        if self.proxy is None:
-            return tls.connect(service, deadline)
         made = tls.context(service)
-        deadline = min(deadline, time.monotonic() + tls.CONNECT_LIMIT)
-        return tls.secured(service, self.plain(deadline), made, deadline)
+        soon = min(deadline, time.monotonic() + tls.CONNECT_LIMIT)
+        secure = tls.secured(service, self.plain(soon), made, soon)
+        self._open.add(secure)
+        if self.aborted:
+            secure.close()
+            raise Stop(UNREACHABLE, f"{service.label}: interrupted")
+        return secure
 
     def plain(self, deadline: float) -> socket:
         """Connect without TLS, through the proxy if there is one.

@@ -27,6 +27,8 @@ REPEATED = "Timestamp can't be repeated in 20 minutes"
 ATTEMPTS = 3
 WAIT = 0.5
 """Seconds before a request is sent again; twice as many each time."""
+_CODES = (400, 404, 500)
+"""Codes of refusals."""
 NOBODY = "00000000-0000-0000-0000-000000000000"
 """An id that no policy has."""
 
@@ -105,9 +107,8 @@ class Ehsm:
             try:
                 return self._result(action, self.connection.ask(target(action), body))
             except Lost as lost:
-                if attempt == ATTEMPTS:
+                if not self._again(attempt, lost, "asking again"):
                     raise translated(lost) from None
-                self._again(attempt, f"{lost.line}; asking again")
             except Stop as stop:
                 raise translated(stop) from None
         raise AssertionError("unreachable")
@@ -123,7 +124,8 @@ class Ehsm:
                 answer = self.connection.ask(target(action), body)
             except Lost as this:
                 lost = this
-                self._again(attempt, f"{lost.line}; sending the same bytes again")
+                if not self._again(attempt, lost, "sending the same bytes again"):
+                    break
             except Stop as stop:
                 if lost is None:
                     raise translated(stop) from None
@@ -138,6 +140,8 @@ class Ehsm:
         except Refusal as refusal:
             if refusal.message == REPEATED:
                 raise self._received() from None
+            if refusal.answer_code not in _CODES:
+                raise _unknown(f"{action}: the answer has a code that is not known") from None
             raise translated(refusal) from None
         except Stop as stop:
             if lost is None and 400 <= answer.status < 500:  # no eHSM has seen it
@@ -217,10 +221,17 @@ class Ehsm:
             line = f"{refusal.line}{_skew(answer.date)}"
             raise Refusal(line, refusal.answer_code, refusal.message) from None
 
-    def _again(self, attempt: int, remark: str) -> None:
-        if attempt < ATTEMPTS:
-            self._talk(remark)
-            time.sleep(WAIT * 2 ** (attempt - 1))
+    def _again(self, attempt: int, lost: Lost, remark: str) -> bool:
+        """Wait before a request is sent again; False if that was the last attempt."""
+        if attempt == ATTEMPTS or self.connection.aborted:
+            return False
+        self._talk(f"{lost.line}; {remark}")
+        time.sleep(WAIT * 2 ** (attempt - 1))
+        return True
+
+    def abort(self) -> None:
+        """Break off what is under way in other threads."""
+        self.connection.abort()
 
 
 def parse_policy_id(text: str) -> str:

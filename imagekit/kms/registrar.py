@@ -1,11 +1,12 @@
 """The one shape in which services that keep policies are used."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Literal, NamedTuple, Protocol
 
-from imagekit.errors import CheckError
+from imagekit.errors import CheckError, ImagekitError
 from imagekit.kms.policy import Policy
 from imagekit.kms.record import Registration, find, read_record, update_record
 
@@ -38,6 +39,9 @@ class Registrar(Protocol):
             OutcomeUnknownError: nobody knows, or the id is lost.
         """
 
+    def abort(self) -> None:
+        """Break off what is under way in other threads, and let nothing new begin."""
+
     def read_back(self, policy_id: str) -> Policy | None:
         """Ask what a policy says; None if the service does not know it for this account.
 
@@ -65,7 +69,12 @@ _writing = Lock()
 
 
 def ensure_registered(
-    registrar: Registrar, record: Path, policy: Policy, images: dict[str, str], force: bool
+    registrar: Registrar,
+    record: Path,
+    policy: Policy,
+    images: dict[str, str],
+    force: bool,
+    talk: Callable[[str], None],
 ) -> Registered:
     """Register a policy unless it is recorded and still there.
 
@@ -78,6 +87,7 @@ def ensure_registered(
         policy: what is to be registered, checked.
         images: reference → digest, of the images that have it.
         force: register anew even if it is there.
+        talk: told why a recorded policy is not reused.
 
     Raises:
         ImagekitError: as the registrar's methods do; what is known is recorded before.
@@ -91,16 +101,22 @@ def ensure_registered(
     if known is not None and not force:
         if not registrar.can_read_back:
             return _record(record, replace(wanted, policy_id=known.policy_id), "kept")
-        if registrar.read_back(known.policy_id) == policy:
+        reason = _unfit(registrar, known)
+        if not reason:
             kept = replace(wanted, policy_id=known.policy_id, confirmed=True)
             return _record(record, kept, "reused")
+        talk(f"recorded policy {known.policy_id} {reason}: registering a new one")
     if known is not None:
         wanted = replace(wanted, former=(*known.former, known.policy_id))
     new = replace(wanted, policy_id=registrar.register(policy))
     _record(record, new, "registered")  # before anything else can go wrong
     if not registrar.can_read_back:
         return Registered(new, "registered")
-    found = registrar.read_back(new.policy_id)
+    try:
+        found = registrar.read_back(new.policy_id)
+    except ImagekitError:
+        talk(f"policy {new.policy_id} was registered, and is not confirmed")
+        raise
     if found != policy:
         raise CheckError(
             f"policy {new.policy_id} does not say what was registered: "
@@ -108,6 +124,23 @@ def ensure_registered(
             "do not use this id; ask who runs the service, and register again",
         )
     return _record(record, replace(new, confirmed=True), "registered")
+
+
+def _unfit(registrar: Registrar, known: Registration) -> str:
+    """Say why a recorded policy cannot be reused; "" if it can.
+
+    Raises:
+        CheckError: the service said something else of it before, and nothing that can be now.
+    """
+    try:
+        found = registrar.read_back(known.policy_id)
+    except CheckError:
+        if known.confirmed:
+            raise
+        return "was never good"
+    if found is None:
+        return "is not known to the service any more"
+    return "" if found == known.policy else f"says something else at the service ({found.short})"
 
 
 def _record(path: Path, registration: Registration, state: State) -> Registered:

@@ -333,6 +333,7 @@ def register_plans(
     *,
     force: bool,
     done: Callable[[Outcome], None],
+    talk: Callable[[str], None],
     waiting: Callable[[], None],
 ) -> list[Outcome]:
     """Register policies, several at once; one that fails does not lose the others.
@@ -343,6 +344,7 @@ def register_plans(
         plans: what.
         force: register anew what is there.
         done: told every outcome, from several threads.
+        talk: told remarks.
         waiting: called if another run holds the record.
 
     Returns:
@@ -351,7 +353,9 @@ def register_plans(
 
     def work(one: Plan) -> Outcome:
         try:
-            registered = ensure_registered(registrar, record, one.policy, dict(one.images), force)
+            registered = ensure_registered(
+                registrar, record, one.policy, dict(one.images), force, talk
+            )
             outcome = Outcome(one, registered)
         except Exception as error:
             outcome = Outcome(one, error=told(error))
@@ -364,7 +368,8 @@ def register_plans(
     ):
         try:
             return list(pool.map(work, plans))
-        except BaseException:  # interrupted: what is under way is finished and recorded
+        except BaseException:  # interrupted: what is known by now is recorded
+            registrar.abort()
             pool.shutdown(cancel_futures=True)
             raise
 

@@ -38,6 +38,7 @@ _REASONS = {
     "keyid is disabled": "the key is disabled",
     "keyid expire": "the key has expired",
     "API Not Found": "it does not know this action",
+    "enroll user info failed": "its store does not work",
 }
 
 

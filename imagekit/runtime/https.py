@@ -67,8 +67,10 @@ def ask(
         try:
             limited.send(_head(service, path, body) + (body or b""))
             answer = http.client.HTTPResponse(limited, method="GET" if body is None else "POST")  # type: ignore[arg-type]
-            answer.begin()
-            content = answer.read(LONGEST_ANSWER + 1)
+            with answer:  # Python 3.13 complains of one that is not closed
+                answer.begin()
+                content = answer.read(LONGEST_ANSWER + 1)
+                missing = answer.length
         except Stop as stop:
             raise Lost(stop.code, stop.line) from None
         except socket.timeout:  # noqa: UP041 - Python 3.8 and 3.9
@@ -83,7 +85,7 @@ def ask(
     if len(content) > LONGEST_ANSWER:
         why = f"it is longer than {LONGEST_ANSWER} bytes"
         raise Lost(UNREACHABLE, _unusable(service, why))
-    if answer.length:  # bytes that were announced and did not come
+    if missing:  # bytes that were announced and did not come
         raise Lost(UNREACHABLE, _unusable(service, "it is not whole"))
     return Answer(answer.status, content, answer.getheader("Date") or "")
 

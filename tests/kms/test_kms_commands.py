@@ -110,6 +110,7 @@ def test_the_api_key_comes_from_file_stdin_or_environment(service, in_folder, wa
     env, given = dict(os.environ), None
     if way == "file":
         Path("key").write_text(f"{api_key}\n")
+        Path("key").chmod(0o600)
         options += ["--api-key-file", "key"]
     elif way == "stdin":
         options += ["--api-key-file", "-"]

@@ -259,12 +259,7 @@ def test_proxies_of_the_environment_are_not_asked(kms):
         ("null-result", 1, "no result"),
         ("no-id", 1, "no policy id"),
         ("repeated", 0, "id unknown"),
-        pytest.param(
-            "unknown-code",
-            1,
-            "not known",
-            marks=pytest.mark.xfail(strict=True, reason="is called a refusal, and may be none"),
-        ),
+        ("unknown-code", 1, "not known"),
     ],
 )
 def test_an_answer_that_says_nothing_is_an_unknown_outcome(kms, kind, stored, words):
@@ -314,13 +309,7 @@ def test_a_policy_that_reads_otherwise_is_never_good(kms, kind, action):
     assert not any(kms.recorded().values())
 
 
-AGAIN = pytest.param(
-    "stored-empty",
-    marks=pytest.mark.xfail(strict=True, reason="the next run asks about the bad id for ever"),
-)
-
-
-@pytest.mark.parametrize("kind", ["unknown-id", "wrong-id", "lost-write", AGAIN])
+@pytest.mark.parametrize("kind", ["unknown-id", "wrong-id", "lost-write", "stored-empty"])
 def test_an_id_that_was_not_good_is_not_used_by_the_next_run(kms, kind):
     kms.struck(*REGISTER, faults_=[Fault(kind)])
     (bad,) = kms.recorded() or {"": False}
@@ -403,17 +392,9 @@ def test_a_policy_that_the_service_has_lost_is_registered_anew(kms):
     assert kms.recorded() == {kms.stored[0]: True}
 
 
-SILENT = pytest.mark.xfail(strict=True, reason="is replaced in silence")
-
-
 @pytest.mark.parametrize(
     "kind",
-    [
-        "upper-case",
-        pytest.param("other-enclave", marks=SILENT),
-        pytest.param("other-signer", marks=SILENT),
-        pytest.param("bare-policy", marks=SILENT),
-    ],
+    ["upper-case", "other-enclave", "other-signer", "bare-policy"],
 )
 def test_a_recorded_policy_that_reads_otherwise_is_spoken_of(kms, kind):
     kms(*REGISTER)
@@ -621,7 +602,6 @@ def test_a_quote_without_valid_signatures_is_no_proof(kms, quote):
     assert (ended.code, len(ended.problem) > 0) == (5, True), ended.err
 
 
-@pytest.mark.xfail(strict=True, reason="is called unusable input, as if the user had given it")
 @pytest.mark.parametrize("quote", [b"\0", bytes(440), sgx_quote()[:-1]])
 def test_what_is_no_quote_is_the_services_fault(kms, quote):
     kms.service.ehsm.quote = quote
@@ -688,12 +668,7 @@ def test_a_key_is_never_an_argument(kms, hanging, way):
     assert len(kms.stored) == 1
 
 
-UNCHECKED = pytest.param(
-    "--api-key-file", marks=pytest.mark.xfail(strict=True, reason="its mode is not looked at")
-)
-
-
-@pytest.mark.parametrize("option", [UNCHECKED, "--account"])
+@pytest.mark.parametrize("option", ["--api-key-file", "--account"])
 def test_a_key_file_that_others_can_read_is_not_used(kms, option):
     kms.environment = {"PATH": os.environ["PATH"], "HOME": str(kms.folder)}
     path = kms.folder / "account"
@@ -772,7 +747,6 @@ def test_a_record_that_cannot_be_kept_is_found_before_anything_is_registered(kms
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.xfail(strict=True, reason="waits for the time limit, and sends once more")
 def test_an_interrupted_command_ends_at_once(kms, hanging, number):
     _, process = hanging(*REGISTER, limit=4)
     begun = time.monotonic()
