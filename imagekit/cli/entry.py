@@ -5,6 +5,7 @@ and looking for some takes a tenth of the start-up time.
 """
 
 import gc
+import resource
 import signal
 import sys
 
@@ -16,6 +17,7 @@ def _stop(number: int, frame: object) -> None:
 
 def _run(*before: str) -> None:
     signal.signal(signal.SIGTERM, _stop)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # what it holds in memory may be a key
     gc.disable()
     from imagekit.cli.main import app, run
 

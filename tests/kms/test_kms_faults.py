@@ -7,6 +7,7 @@ no id recorded as good that was not read back, and the API key in no output.
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -756,3 +757,12 @@ def test_an_interrupted_command_ends_at_once(kms, hanging, number):
     assert time.monotonic() - begun < 2.5
     assert len(kms.uploads) == 1
     assert kms.recorded() == {}
+
+
+def test_a_command_that_holds_a_key_writes_no_core(kms, hanging):
+    """Its memory has the key: a crash must not bring it to the disk."""
+    _, process = hanging(*REGISTER)
+    limits = Path(f"/proc/{process.pid}/limits").read_text()
+    process.kill()
+    kms.finish(process)
+    assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)
