@@ -3,7 +3,7 @@
 import socket
 import socketserver
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from attestation_service import old_certificate, start_service
@@ -46,18 +46,19 @@ class _Proxy(socketserver.BaseRequestHandler):
 
 
 def pump(source, target):
-    try:
+    """Pass on what comes, and its end, however it ends: the other direction waits for that."""
+    with suppress(OSError):
         while data := source.recv(65536):
             target.sendall(data)
+    with suppress(OSError):
         target.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass
 
 
 @contextmanager
 def proxy(answer=_Proxy.answer):
     handler = type("Proxy", (_Proxy,), {"asked": [], "answer": answer})
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True  # what hangs in one fails its test, not the whole run
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
