@@ -19,7 +19,7 @@ from imagekit.cli.options import (
 )
 from imagekit.cli.ui import ui
 
-app = typer.Typer(help="The base image: make it, lock what it is made of.", no_args_is_help=True)
+app = typer.Typer()
 
 
 @app.command("build")

@@ -7,7 +7,7 @@ import typer
 
 from imagekit.cli.ui import ui
 
-app = typer.Typer(help="Enclave signing keys: RSA-3072 with e = 3.", no_args_is_help=True)
+app = typer.Typer()
 
 PassphraseFile = Annotated[
     Path | None,

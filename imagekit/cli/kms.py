@@ -20,10 +20,7 @@ from imagekit.cli.kms_targets import (
 from imagekit.cli.options import Json
 from imagekit.cli.ui import ui
 
-app = typer.Typer(
-    help="Register measurements with eHSM or BigDL's attestation service, and check them.",
-    no_args_is_help=True,
-)
+app = typer.Typer()
 
 app.command()(registering.register)
 app.command()(registering.check)

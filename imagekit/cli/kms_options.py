@@ -5,12 +5,12 @@ import os
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
-from imagekit.cli.passphrases import API_KEY_VARIABLE, api_key_source
 from imagekit.cli.ui import ui
 from imagekit.errors import UsageError
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from imagekit.runtime.ehsm import Credentials
 
 APP_ID = "IMAGEKIT_KMS_APP_ID"
+API_KEY = "IMAGEKIT_KMS_API_KEY"
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
@@ -43,7 +44,7 @@ class Door:
     ] = None
     api_key_file: Annotated[
         Path | None,
-        typer.Option(help=f"File with the API key, - is stdin; also {API_KEY_VARIABLE}."),
+        typer.Option(help=f"File with the API key, - is stdin; also {API_KEY}."),
     ] = None
     cacert: Annotated[
         Path | None, typer.Option(help="CAs to trust in place of the system's, PEM.")
@@ -167,6 +168,7 @@ class Door:
         return Ehsm(connection, account.credentials, ui.say), account
 
     def _credentials(self) -> "Credentials":
+        from imagekit.cli.passphrases import api_key_source
         from imagekit.kms.account import check_credentials
 
         app_id = self.app_id or os.environ.get(APP_ID)
@@ -175,11 +177,22 @@ class Door:
                 "no account: neither --account nor --app-id",
                 "make one with: imagekit kms enroll ACCOUNT_FILE",
             )
-        where = "--api-key-file" if self.api_key_file else API_KEY_VARIABLE
+        where = "--api-key-file" if self.api_key_file else API_KEY
         return check_credentials(app_id, api_key_source(self.api_key_file, app_id), where)
 
 
 _P = ParamSpec("_P")
+
+
+@cache
+def _shared() -> list[inspect.Parameter]:
+    """The options of :class:`Door` as parameters; each command that starts would read them anew."""
+    kinds = typing.get_type_hints(Door, include_extras=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return [
+        inspect.Parameter(one.name, keyword, default=one.default, annotation=kinds[one.name])
+        for one in fields(Door)
+    ]
 
 
 def with_door(command: Callable[Concatenate[Door, _P], None]) -> Callable[..., None]:
@@ -194,18 +207,11 @@ def with_door(command: Callable[Concatenate[Door, _P], None]) -> Callable[..., N
         command(door, **given)  # type: ignore[call-arg]
 
     hints = typing.get_type_hints(command, include_extras=True)
-    own = list(inspect.signature(command).parameters.values())[1:]
-    shared = [
-        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default)
-        for field in fields(Door)
+    own = [
+        one.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[one.name])
+        for one in list(inspect.signature(command).parameters.values())[1:]
     ]
-    kinds = typing.get_type_hints(Door, include_extras=True)
-    parameters = [
-        one.replace(
-            kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints.get(one.name) or kinds[one.name]
-        )
-        for one in [*own, *shared]
-    ]
+    parameters = [*own, *_shared()]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in parameters}
     run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, __name__

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from imagekit import __version__
-from imagekit.cli import base, build, image, key, kms, project, render, secrets, tool
+from imagekit.cli import build, image, project, render
+from imagekit.cli.groups import add_later
 from imagekit.cli.ui import ui
 from imagekit.errors import ImagekitError
 
@@ -26,15 +27,21 @@ app = typer.Typer(
 app.command()(project.init)
 app.command()(project.plan)
 app.command()(render.render)
-app.add_typer(base.app, name="base")
+add_later(app, "base", "The base image: make it, lock what it is made of.")
 app.command()(build.build)
-app.add_typer(key.app, name="key")
-app.add_typer(kms.app, name="kms")
-app.add_typer(secrets.app, name="secrets")
+add_later(app, "key", "Enclave signing keys: RSA-3072 with e = 3.")
+add_later(
+    app, "kms", "Register measurements with eHSM or BigDL's attestation service, and check them."
+)
+add_later(
+    app,
+    "secrets",
+    "Make keystores, passwords, data keys and Kubernetes Secrets, without openssl or keytool.",
+)
 app.command()(image.inspect)
 app.command()(image.measure)
 app.command()(image.verify)
-app.add_typer(tool.app, name="tool")
+add_later(app, "tool", "Drop-in replacements for gramine-manifest and gramine-sgx-sign.")
 
 _EVERYWHERE = {"-v": "verbose", "--verbose": "verbose", "--quiet": "quiet"}
 _FLAG_OWNERS = ("tool",)  # below these the same letters belong to the stock tools

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from imagekit.cli.kms_options import API_KEY
 from imagekit.cli.ui import ui
 from imagekit.errors import ImagekitError, InputError, SigningError, UsageError
 from imagekit.files import check_private
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 VARIABLE = "IMAGEKIT_KEY_PASSPHRASE"
 PASSWORD_VARIABLE = "IMAGEKIT_PASSWORD"  # noqa: S105 - the name of a variable
-API_KEY_VARIABLE = "IMAGEKIT_KMS_API_KEY"
 _LONGEST = 1 << 16
 
 
@@ -32,9 +32,7 @@ class _Kind(NamedTuple):
 
 
 _PASSPHRASE = _Kind("passphrase", "--passphrase-file", VARIABLE, SigningError)
-_API_KEY = _Kind(
-    "API key", "--account or --api-key-file", API_KEY_VARIABLE, UsageError, private=True
-)
+_API_KEY = _Kind("API key", "--account or --api-key-file", API_KEY, UsageError, private=True)
 _PASSWORD = _Kind("password", "--password-file or --generate", PASSWORD_VARIABLE, UsageError)
 
 

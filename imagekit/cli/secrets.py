@@ -12,13 +12,14 @@ from imagekit.cli.ui import ui
 from imagekit.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from imagekit.secrets.certificates import Subject
     from imagekit.secrets.folder import SecretFiles
     from imagekit.secrets.passwords import Password
+    from imagekit.secrets.tls import Maker
 
-app = typer.Typer(
-    help="Make keystores, passwords, data keys and Kubernetes Secrets, without openssl or keytool.",
-    no_args_is_help=True,
-)
+app = typer.Typer()
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")]
 Namespace = Annotated[str | None, typer.Option(help="Namespace of the Kubernetes objects.")]
@@ -56,15 +57,9 @@ def ssl(
 
     whom = certificates.subject(name, san or [], days)
     certificates.check_key_size(key_size)
-    facts: dict[str, Any] = {"secrets": [tls.SSL_SECRET]}
-
-    def make(password: "Password") -> "SecretFiles":
-        files, facts["certificate"] = tls.ssl(whom, key_size, password, namespace)
-        return files
-
-    ui.say(f"RSA-{key_size}, certificate for {_names(whom)}, valid {days} days")
     job = Job(output, force, dry_run, json, namespace)
-    job.with_password(tls.SSL_NAMES, (password_file, generate, "the keystores"), make, facts)
+    source = (password_file, generate, "the keystores")
+    _certify(job, whom, key_size, source, (tls.SSL_SECRET, tls.SSL_NAMES, tls.ssl))
 
 
 @app.command()
@@ -108,19 +103,29 @@ def flink(
 
     whom = certificates.subject(tls.FLINK_NAME, [], days)
     certificates.check_key_size(key_size)
-    facts: dict[str, Any] = {"secrets": [tls.FLINK_SECRET]}
-
-    def make(password: "Password") -> "SecretFiles":
-        files, facts["certificate"] = tls.flink(whom, key_size, password, namespace)
-        return files
-
-    ui.say(f"RSA-{key_size}, certificate for {_names(whom)}, valid {days} days")
     job = Job(output, force, dry_run, json, namespace)
-    job.with_password(tls.FLINK_NAMES, (password_file, generate, "the keystore"), make, facts)
+    source = (password_file, generate, "the keystore")
+    _certify(job, whom, key_size, source, (tls.FLINK_SECRET, tls.FLINK_NAMES, tls.flink))
 
 
-def _names(whom: Any) -> str:
-    return ", ".join(dict.fromkeys([whom.name, *map(str, whom.names)]))
+def _certify(
+    job: Job,
+    whom: "Subject",
+    key_size: int,
+    source: tuple[Path | None, bool, str],
+    what: "tuple[str, Sequence[str], Maker]",
+) -> None:
+    """Make a key with a certificate, by the Secret's name, the files' names and what makes them."""
+    secret, files, make = what
+    facts: dict[str, Any] = {"secrets": [secret]}
+
+    def made(password: "Password") -> "SecretFiles":
+        found, facts["certificate"] = make(whom, key_size, password, job.namespace)
+        return found
+
+    names = ", ".join(dict.fromkeys([whom.name, *map(str, whom.names)]))
+    ui.say(f"RSA-{key_size}, certificate for {names}, valid {whom.days} days")
+    job.with_password(files, source, made, facts)
 
 
 @app.command()

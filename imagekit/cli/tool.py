@@ -8,9 +8,7 @@ import typer
 
 from imagekit.cli.ui import ui
 
-app = typer.Typer(
-    help="Drop-in replacements for gramine-manifest and gramine-sgx-sign.", no_args_is_help=True
-)
+app = typer.Typer()
 
 GramineVersion = Annotated[str, typer.Option(help="Whose rules: 1.9 or 1.3.", metavar="1.9|1.3")]
 PkgLibDir = Annotated[str | None, typer.Option(help="Where Gramine is installed.")]
@@ -135,9 +133,9 @@ def gramine_sgx_sign(
     """Measure a manifest and sign it."""
     from imagekit.cli.passphrases import open_signer
     from imagekit.enclave.releases import release_named
-    from imagekit.release.dates import sigstruct_date
     from imagekit.release.gramine_tools import describe_signed, sign_manifest_file, write_signed
     from imagekit.render.variables import DEFAULT_PKGLIBDIR, GramineVariables
+    from imagekit.spec.dates import sigstruct_date
 
     gramine = GramineVariables(pkglibdir or DEFAULT_PKGLIBDIR)
     if passphrase is not None:

@@ -1,5 +1,6 @@
 """What ``secrets ssl`` and ``secrets flink`` write: keys and certificates in keystores."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from imagekit.secrets import certificates
@@ -36,6 +37,10 @@ class Made(NamedTuple):
 
     files: SecretFiles
     certificate: dict[str, Any]
+
+
+Maker = Callable[[Subject, int, "Password", str | None], Made]
+"""Makes files from whom the certificate is for, the key's bits, a password and a namespace."""
 
 
 def ssl(whom: Subject, key_size: int, password: "Password", namespace: str | None) -> Made:
