@@ -84,11 +84,11 @@ def build(
     from imagekit.cli.passphrases import open_project_signer
     from imagekit.images.cache import Cache
     from imagekit.release.bases import base_places
-    from imagekit.release.dates import check_date
     from imagekit.release.delivery import Delivery, parse_push
     from imagekit.release.matrix import build_matrix, default_jobs
     from imagekit.release.metadata import begin_metadata, document, write_metadata
     from imagekit.release.pipeline import CellBuilder, Output, open_base
+    from imagekit.spec.dates import check_date
 
     project = open_project(file, profile, manifest_template, define, base_image)
     cells = choose_cells(project, epc, log, no_attest, libos, select, all_cells)

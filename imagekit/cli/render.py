@@ -68,9 +68,9 @@ def render(
     from imagekit.cli.passphrases import open_signer
     from imagekit.errors import UsageError
     from imagekit.images.cache import Cache
-    from imagekit.release.dates import check_date
     from imagekit.release.pipeline import open_base
     from imagekit.release.rendering import cell_signer, write_base, write_rendered
+    from imagekit.spec.dates import check_date
 
     if only_base and (key or select or all_cells or epc or log or no_attest or base_image):
         raise UsageError(

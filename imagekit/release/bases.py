@@ -16,9 +16,9 @@ from imagekit.images.open import open_image
 from imagekit.images.progress import NO_PROGRESS, Progress, Talk
 from imagekit.images.references import Reference, RegistryReference, parse_reference
 from imagekit.images.registry.access import RegistryAccess
-from imagekit.release.dates import source_date_epoch
 from imagekit.release.delivery import PushTarget
 from imagekit.spec.base_values import BaseReference, BaseSpec
+from imagekit.spec.dates import source_date_epoch
 from imagekit.spec.project import Project
 
 ENGINES = ("auto", "docker", "assemble")

@@ -21,11 +21,11 @@ from imagekit.images.rootfs import Rootfs
 from imagekit.release.bases import BaseOptions, base_image
 from imagekit.release.cell import cell_inputs, compose_cell, sign_cell
 from imagekit.release.configuration import Rendered, Renderer
-from imagekit.release.dates import day_of, source_date_epoch
 from imagekit.release.discover import Base, discover
 from imagekit.release.lock import FILE_NAME, LockEntry, read_lock, update_lock
 from imagekit.release.signing import SignedEnclave
 from imagekit.signing.signer import Signer
+from imagekit.spec.dates import day_of, source_date_epoch
 from imagekit.spec.matrix import Cell
 from imagekit.spec.project import Project
 from imagekit.spec.sizes import epc_name

@@ -25,7 +25,6 @@ from imagekit.release.cell import (
     sign_cell,
 )
 from imagekit.release.configuration import Rendered, Renderer
-from imagekit.release.dates import day_of
 from imagekit.release.discover import Base
 from imagekit.release.pipeline import build_epoch
 from imagekit.release.plans import BASE
@@ -34,6 +33,7 @@ from imagekit.render.dockerfile import CellImage, cell_dockerfile, dockerignore
 from imagekit.runtime.paths import ENTRYPOINT
 from imagekit.signing.signer import Signer
 from imagekit.spec.base_values import BaseReference, BaseSpec
+from imagekit.spec.dates import day_of
 from imagekit.spec.matrix import Cell
 from imagekit.spec.project import Project
 

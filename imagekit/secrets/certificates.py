@@ -1,7 +1,6 @@
 """Keys and self-signed certificates for TLS."""
 
 import ipaddress
-import os
 import re
 import time
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from imagekit.errors import UsageError
+from imagekit.spec.dates import source_date_epoch
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -22,6 +22,7 @@ DAYS = 365
 """How long a certificate is valid if nothing else is said."""
 LONGEST_DAYS = 9999
 
+_LATEST = 200_000_000_000  # as far as a certificate's end stays in the years X.509 can write
 _EXPONENT = 65537
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _DNS = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*")
@@ -85,15 +86,16 @@ def _alternative(text: str) -> str | ipaddress.IPv4Address | ipaddress.IPv6Addre
 
 
 def _now() -> datetime:
-    text = os.environ.get("SOURCE_DATE_EPOCH", "")
-    if not text:
-        return datetime.fromtimestamp(int(time.time()), UTC)
-    # As far as the certificate's end stays in the years that X.509 can write.
-    if not re.fullmatch("[0-9]{1,12}", text) or int(text) > 200_000_000_000:
+    epoch = source_date_epoch()
+    if epoch is None:
+        epoch = int(time.time())
+    if epoch > _LATEST:
         raise UsageError(
-            f"SOURCE_DATE_EPOCH={text} is no number of seconds since 1970", "correct or unset it"
+            f"SOURCE_DATE_EPOCH={epoch} is no number of seconds since 1970 that a certificate can "
+            "begin at",
+            "correct or unset it",
         )
-    return datetime.fromtimestamp(int(text), UTC)
+    return datetime.fromtimestamp(epoch, UTC)
 
 
 def new_key(bits: int) -> "RSAPrivateKey":

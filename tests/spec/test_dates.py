@@ -6,9 +6,9 @@ from conftest import base_files, write_base
 from imagekit.errors import UsageError
 from imagekit.images.layout import OciLayout
 from imagekit.release.bases import base_epoch
-from imagekit.release.dates import sigstruct_date, source_date_epoch
 from imagekit.release.pipeline import build_epoch
 from imagekit.spec.base import parse_base
+from imagekit.spec.dates import sigstruct_date, source_date_epoch
 from imagekit.spec.fields import parse_yaml
 
 

@@ -19,7 +19,7 @@ def source_date_epoch() -> int | None:
         return None
     if not (text.isascii() and text.isdigit()) or int(text) > 253402300799:
         raise UsageError(
-            f"{VARIABLE}={text!r} is not a number of seconds since 1970", "for example 1700000000"
+            f"{VARIABLE}={text!r} is no number of seconds since 1970", "for example 1700000000"
         )
     return int(text)
 
