@@ -8,6 +8,7 @@ lock, so the next run can tell a dead writer's leftovers (lock free: removed) fr
 
 import errno
 import fcntl
+import json
 import os
 import secrets
 import stat
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from imagekit.errors import InputError
 
@@ -242,6 +244,34 @@ def check_private(path: Path, fd: int) -> None:
             f"{path}: others than its owner can get at it (mode {stat.S_IMODE(mode):04o})",
             f"run: chmod 600 {path}; if others had access, take a new secret",
         )
+
+
+def read_document(path: Path, kind: str, schema: int, hint: str) -> dict[str, Any] | None:
+    """Read a JSON file that imagekit wrote; None if there is no file.
+
+    Args:
+        path: the file.
+        kind: what it should be, for messages.
+        schema: that its ``schema`` has to be.
+        hint: what to do about a damaged one.
+
+    Raises:
+        InputError: unreadable, or not such a document.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise InputError(f"{path}: {reason}", "check the file") from None
+    try:
+        document: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON: {str(error).splitlines()[0]}", hint) from None
+    if not isinstance(document, dict) or document.get("schema") != schema:
+        raise InputError(f"{path}: not {kind} of schema {schema}", hint)
+    return document
 
 
 def make_folder(path: Path, mode: int = 0o777) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imagekit.errors import InputError
-from imagekit.files import locked, write_atomically
+from imagekit.files import locked, read_document, write_atomically
 from imagekit.kms.policy import Policy, from_json, to_json
 
 SCHEMA = 1
@@ -63,16 +63,9 @@ def read_record(path: Path) -> list[Registration]:
     Raises:
         InputError: unreadable or not such a file.
     """
-    try:
-        document: Any = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    document = read_document(path, "a record", SCHEMA, _HINT)
+    if document is None:
         return []
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}", "check the file") from None
-    except (ValueError, RecursionError):
-        raise InputError(f"{path}: not JSON", _HINT) from None
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise InputError(f"{path}: not a record of schema {SCHEMA}", _HINT)
     raw = document.get("registrations")
     if not isinstance(raw, list):
         raise InputError(f"{path}: registrations: not a list", _HINT)

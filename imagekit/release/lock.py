@@ -8,10 +8,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from imagekit.errors import InputError
-from imagekit.files import locked, write_atomically
+from imagekit.files import locked, read_document, write_atomically
 
 SCHEMA = 1
 FILE_NAME = "imagekit.lock.json"
@@ -80,20 +79,10 @@ def read_lock(path: Path) -> dict[str, LockEntry]:
     Raises:
         InputError: unreadable or not a lock file of this schema.
     """
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InputError(f"{path}: {reason}", "check the file") from None
     hint = "restore it from version control, or remove it and build again"
-    try:
-        document: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON: {str(error).splitlines()[0]}", hint) from None
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise InputError(f"{path}: not a lock file of schema {SCHEMA}", hint)
+    document = read_document(path, "a lock file", SCHEMA, hint)
+    if document is None:
+        return {}
     images = document.get("images")
     if not isinstance(images, dict):
         raise InputError(f"{path}: images: not an object", hint)
