@@ -104,11 +104,12 @@ def _foresee(
 ) -> None:
     """Say what would be done; nothing signed is sent."""
     from imagekit.kms.policy import to_json
-    from imagekit.release.registering import known_id
+    from imagekit.kms.registrar import recorded
 
     facts = []
     for plan in plans:
-        known = known_id(registrar, record, plan)
+        found = recorded(registrar, record, plan.policy)
+        known = None if found is None else found.policy_id
         decision = "register" if known is None or force else "reuse"
         facts.append(
             {

@@ -10,10 +10,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from imagekit.errors import CheckError, EngineError, KmsError, OutcomeUnknownError
+from imagekit.errors import CheckError, EngineError, KmsError
 from imagekit.kms.account import BIGDL, check_credentials
 from imagekit.kms.connection import Connection
-from imagekit.kms.faults import translated
+from imagekit.kms.faults import account_lost, maybe_registered, translated
 from imagekit.kms.policy import NEEDED, QUOTE_POLICY, Policy
 from imagekit.runtime.ehsm import Credentials, parse_json
 from imagekit.runtime.https import Answer, Lost
@@ -40,10 +40,7 @@ def enroll(connection: Connection) -> Credentials:
     try:
         answer = connection.ask("/enroll", None)
     except Lost as lost:
-        raise OutcomeUnknownError(
-            f"{lost.line}: an account was made, perhaps, and its API key is lost",
-            "run the command again: an account that nobody has the key of does no harm",
-        ) from None
+        raise account_lost(lost) from None
     except Stop as stop:
         raise translated(stop) from None
     document = _document(answer)
@@ -79,7 +76,7 @@ class BigDl:
         try:
             answer = self.connection.ask("/registerPolicy", json.dumps(fields).encode())
         except Lost as lost:
-            raise _unknown(lost.line) from None
+            raise maybe_registered(lost.line) from None
         except Stop as stop:
             raise translated(stop) from None
         if answer.status == 400:
@@ -88,10 +85,10 @@ class BigDl:
             line = f"registerPolicy: what answered is no such service: HTTP status {answer.status}"
             raise EngineError(line, _HINT)
         if answer.status != 200:
-            raise _unknown(f"registerPolicy: HTTP status {answer.status}")
+            raise maybe_registered(f"registerPolicy: HTTP status {answer.status}")
         policy_id = _document(answer).get("policyID")
         if not isinstance(policy_id, str) or not policy_id.isascii() or not policy_id.isprintable():
-            raise _unknown("registerPolicy: the answer holds no policy id")
+            raise maybe_registered("registerPolicy: the answer holds no policy id")
         self._talk("this service tells nobody what a policy says: it cannot be read back")
         return policy_id
 
@@ -138,10 +135,3 @@ def _refusal(body: bytes) -> KmsError:
     else:
         why, hint = "it does not take this policy", "ask who runs the service"
     return KmsError(f"registerPolicy: refused by the service: {why}", hint)
-
-
-def _unknown(why: str) -> OutcomeUnknownError:
-    return OutcomeUnknownError(
-        f"{why}: whether it was registered is not known",
-        "run it again: at worst one more policy that says the same stays at the service",
-    )

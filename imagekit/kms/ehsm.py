@@ -17,7 +17,7 @@ from typing import Any
 from imagekit.errors import CheckError, ImagekitError, OutcomeUnknownError, UsageError
 from imagekit.kms.account import EHSM, check_credentials
 from imagekit.kms.connection import Connection
-from imagekit.kms.faults import as_errors, translated
+from imagekit.kms.faults import account_lost, as_errors, maybe_registered, translated
 from imagekit.kms.policy import QUOTE_POLICY, Policy
 from imagekit.runtime.ehsm import Credentials, Refusal, read_result, signed_request, target
 from imagekit.runtime.https import Answer, Lost
@@ -49,10 +49,7 @@ def enroll(connection: Connection) -> Credentials:
     try:
         answer = connection.ask(target("Enroll"), None)
     except Lost as lost:
-        raise OutcomeUnknownError(
-            f"{lost.line}: an account was made, perhaps, and its API key is lost",
-            "run the command again: an account that nobody has the key of does no harm",
-        ) from None
+        raise account_lost(lost) from None
     except Stop as stop:
         raise translated(stop) from None
     with as_errors():
@@ -132,7 +129,7 @@ class Ehsm:
                 break  # it may have been restarted, and would take a repetition for new
             else:
                 return self._uploaded(action, answer, lost)
-        raise _unknown(f"{lost.line if lost else action}: {policy.short} was sent")
+        raise maybe_registered(f"{lost.line if lost else action}: {policy.short} was sent")
 
     def _uploaded(self, action: str, answer: Answer, lost: Lost | None) -> str:
         try:
@@ -141,12 +138,14 @@ class Ehsm:
             if refusal.message == REPEATED:
                 raise self._received() from None
             if refusal.answer_code not in _CODES:
-                raise _unknown(f"{action}: the answer has a code that is not known") from None
+                raise maybe_registered(
+                    f"{action}: the answer has a code that is not known"
+                ) from None
             raise translated(refusal) from None
         except Stop as stop:
             if lost is None and 400 <= answer.status < 500:  # no eHSM has seen it
                 raise translated(stop) from None
-            raise _unknown(stop.line) from None
+            raise maybe_registered(stop.line) from None
         policy_id = result.get("policyId")
         if not isinstance(policy_id, str) or not _POLICY_ID.fullmatch(policy_id):
             raise _id_lost("the service's answer holds no policy id")
@@ -160,9 +159,9 @@ class Ehsm:
         except Refusal as refusal:
             if refusal.message in (None, "sign error"):  # the account's fault: so was the upload
                 return translated(refusal)
-            return _unknown("the service has received the upload and does not work now")
+            return maybe_registered("the service has received the upload and does not work now")
         except Stop:
-            return _unknown("the service has received the upload and does not answer now")
+            return maybe_registered("the service has received the upload and does not answer now")
         return _id_lost("the service has received the upload, and its answer was lost")
 
     def read_back(self, policy_id: str) -> Policy | None:
@@ -251,13 +250,6 @@ def _skew(date: str) -> str:
     except (ValueError, TypeError, OverflowError):
         return ""
     return f" (its clock is {abs(ahead) / 60:.0f} minutes {'ahead' if ahead > 0 else 'behind'})"
-
-
-def _unknown(why: str) -> OutcomeUnknownError:
-    return OutcomeUnknownError(
-        f"{why}: whether it was registered is not known",
-        "run it again: at worst one more policy that says the same stays at the service",
-    )
 
 
 def _id_lost(why: str) -> OutcomeUnknownError:

@@ -9,9 +9,11 @@ from imagekit.errors import (
     ImagekitError,
     InputError,
     KmsError,
+    OutcomeUnknownError,
     UsageError,
 )
 from imagekit.runtime.ehsm import Refusal
+from imagekit.runtime.https import Lost
 from imagekit.runtime.stop import FAILED, KMS_REFUSED, REFUSED, UNREACHABLE, UNUSABLE, Stop
 
 _ERRORS: dict[int, tuple[type[ImagekitError], str]] = {
@@ -42,6 +44,26 @@ def translated(stop: Stop, hint: str | None = None) -> ImagekitError:
     if hint is None and isinstance(stop, Refusal):
         hint = _NO_ACCOUNT if stop.message is None else _REFUSALS.get(stop.message)
     return kind(stop.line, hint or usual)
+
+
+def account_lost(lost: Lost) -> OutcomeUnknownError:
+    """Give the error of an enrolment whose answer was lost."""
+    return OutcomeUnknownError(
+        f"{lost.line}: an account was made, perhaps, and its API key is lost",
+        "run the command again: an account that nobody has the key of does no harm",
+    )
+
+
+def maybe_registered(why: str) -> OutcomeUnknownError:
+    """Give the error of a policy that was sent and may be registered.
+
+    Args:
+        why: what went wrong.
+    """
+    return OutcomeUnknownError(
+        f"{why}: whether it was registered is not known",
+        "run it again: at worst one more policy that says the same stays at the service",
+    )
 
 
 @contextmanager

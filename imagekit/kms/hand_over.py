@@ -6,12 +6,13 @@ from typing import Any
 from imagekit.errors import InputError, UsageError
 from imagekit.files import write_atomically, write_new
 from imagekit.kms.account import BIGDL, Account
+from imagekit.runtime import settings
 from imagekit.secrets.kubernetes import check_label, secret, to_yaml
 
 SECRET = "kms-secret"  # noqa: S105 - a name, by BigDL's templates
 KEYS = {"app_id": "APP_ID", "api_key": "API_KEY", "policy_id": "ATTESTATION_POLICYID"}
 """Data key of the Secret → variable of the container, by BigDL's templates."""
-_TYPES = {BIGDL: "BigDLRemoteAttestationService"}
+_TYPES = {BIGDL: settings.BIGDL}
 
 
 def secret_document(account: Account, policy_id: str, name: str, namespace: str | None) -> bytes:

@@ -92,9 +92,7 @@ def ensure_registered(
     Raises:
         ImagekitError: as the registrar's methods do; what is known is recorded before.
     """
-    wanted = Registration(
-        registrar.service, registrar.url, registrar.app_id, policy, "", False, images
-    )
+    wanted = _wanted(registrar, policy, images)
     known = find(read_record(record), wanted)
     if known is not None:
         wanted = replace(wanted, images={**known.images, **images}, former=known.former)
@@ -124,6 +122,22 @@ def ensure_registered(
             "do not use this id; ask who runs the service, and register again",
         )
     return _record(record, replace(new, confirmed=True), "registered")
+
+
+def recorded(registrar: Registrar, record: Path, policy: Policy) -> Registration | None:
+    """Give what is recorded for a policy; None for nothing. Nobody is asked.
+
+    Raises:
+        InputError: the record is damaged.
+    """
+    return find(read_record(record), _wanted(registrar, policy, {}))
+
+
+def _wanted(registrar: Registrar, policy: Policy, images: dict[str, str]) -> Registration:
+    """Give a registration that has no id yet."""
+    return Registration(
+        registrar.service, registrar.url, registrar.app_id, policy, "", False, images
+    )
 
 
 def _unfit(registrar: Registrar, known: Registration) -> str:

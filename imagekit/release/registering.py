@@ -16,7 +16,7 @@ from imagekit.images.registry.access import RegistryAccess
 from imagekit.kms.account import EHSM, Account
 from imagekit.kms.policy import NEEDED, Policy, check_policy, policy_of
 from imagekit.kms.policy_texts import Enclave
-from imagekit.kms.record import Registration, exclusive, find, read_record
+from imagekit.kms.record import Registration, exclusive, read_record
 from imagekit.kms.registrar import Registered, Registrar, ensure_registered
 from imagekit.release.cell import SIGFILE
 from imagekit.release.inspect import fresh_view
@@ -268,15 +268,6 @@ def check_plans(plans: Sequence[Plan], force: bool) -> list[str]:
             "the two are swapped somewhere: correct that",
         )
     return warnings
-
-
-def known_id(registrar: Registrar, record: Path, one: Plan) -> str | None:
-    """Give the id that is recorded for a plan; None for none. Nobody is asked."""
-    wanted = Registration(
-        registrar.service, registrar.url, registrar.app_id, one.policy, "", False, {}
-    )
-    found = find(read_record(record), wanted)
-    return None if found is None else found.policy_id
 
 
 def recorded_id(account: Account, record: Path, lock: Path, image: str | None) -> str:
