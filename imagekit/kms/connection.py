@@ -55,8 +55,7 @@ class Connection:
     @property
     def address(self) -> str:
         """``host:port``, an IPv6 address in brackets."""
-        host = self.service.host
-        return f"[{host}]:{self.service.port}" if ":" in host else f"{host}:{self.service.port}"
+        return self.service.address
 
     def ask(self, path: str, body: bytes | None) -> https.Answer:
         """Send one request, as :func:`imagekit.runtime.https.ask` does.
@@ -72,23 +71,21 @@ class Connection:
         Raises:
             Stop: no connection, or it is not the service.
         """
-        made = tls.context(service)
-        soon = min(deadline, time.monotonic() + tls.CONNECT_LIMIT)
-        secure = tls.secured(service, self.plain(soon), made, soon)
+        secure = tls.connect(service, deadline, self.dial)
         self._open.add(secure)
         if self.aborted:
             secure.close()
             raise Stop(UNREACHABLE, f"{service.label}: interrupted")
         return secure
 
-    def plain(self, deadline: float) -> socket:
+    def dial(self, service: tls.Service, deadline: float) -> socket:
         """Connect without TLS, through the proxy if there is one.
 
         Raises:
             Stop: no connection.
         """
         if self.proxy is None:
-            return tls.connect_plain(self.service, deadline)
+            return tls.connect_plain(service, deadline)
         host, port = self.proxy
         plain = tls.connect_plain(tls.Service("--proxy", host, port), deadline)
         try:
@@ -203,7 +200,7 @@ def presented_certificate(connection: Connection) -> bytes:
     unpinned = connection.service._replace(pin=b"", server_name="", ca="")
     deadline = time.monotonic() + tls.CONNECT_LIMIT
     with as_errors():
-        plain = connection.plain(deadline)
+        plain = connection.dial(unpinned, deadline)
         with tls.secured(unpinned, plain, made, deadline) as secure:
             certificate = secure.getpeercert(binary_form=True)
     assert certificate is not None  # no suite without certificates is in the context

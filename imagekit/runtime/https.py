@@ -95,8 +95,7 @@ def _unusable(service: tls.Service, why: str) -> str:
 
 
 def _head(service: tls.Service, path: str, body: bytes | None) -> bytes:
-    host = f"[{service.host}]" if ":" in service.host else service.host
-    lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", f"Host: {host}:{service.port}"]
+    lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", f"Host: {service.address}"]
     if body is not None:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     lines += ["Accept: application/json", "Connection: close"]

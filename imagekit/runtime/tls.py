@@ -27,7 +27,7 @@ import hashlib
 import hmac
 import re
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple  # noqa: UP035 - Python 3.8
 
 from .stop import REFUSED, UNREACHABLE, UNUSABLE, Stop
 
@@ -82,6 +82,12 @@ class Service(NamedTuple):
     ca: str = ""
     pin: bytes = b""
     limit: float = LIMIT
+
+    @property
+    def address(self) -> str:
+        """``host:port``, an IPv6 address in brackets."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
 
 
 def parse_address(label: str, text: str, port: str = "") -> tuple[str, int]:
@@ -175,20 +181,25 @@ def too_slow(service: Service) -> Stop:
     return Stop(UNREACHABLE, f"{service.label}: the service did not answer within the time limit")
 
 
-def connect(service: Service, deadline: float) -> ssl.SSLSocket:
+def connect(
+    service: Service,
+    deadline: float,
+    dial: Callable[[Service, float], socket.socket] | None = None,
+) -> ssl.SSLSocket:
     """Connect, and make sure that it is the service; nothing was sent yet.
 
     Args:
         service: where and who.
         deadline: time of the monotonic clock at which to give up, if :data:`CONNECT_LIMIT` is not
             over before.
+        dial: gives the connection without TLS; :func:`connect_plain` if None.
 
     Raises:
         Stop: no connection, or it is not the service.
     """
     made = context(service)
     deadline = min(deadline, time.monotonic() + CONNECT_LIMIT)
-    return secured(service, connect_plain(service, deadline), made, deadline)
+    return secured(service, (dial or connect_plain)(service, deadline), made, deadline)
 
 
 def secured(

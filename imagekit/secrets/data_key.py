@@ -115,9 +115,8 @@ def _data_key(send: Ask, who: Credentials, key_id: str) -> str:
 
 
 def _variables(service: tls.Service, who: Credentials) -> dict[str, str]:
-    host = f"[{service.host}]" if ":" in service.host else service.host
     found = {
-        "EHSM_URL": f"{host}:{service.port}",
+        "EHSM_URL": service.address,
         "APP_ID": who.app_id,
         "EHSM_PRIMARY_KEY": f"{MOUNT}/{PRIMARY_NAME}",
         "EHSM_DATA_KEY": f"{MOUNT}/{DATA_NAME}",
