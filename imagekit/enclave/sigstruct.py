@@ -16,7 +16,10 @@ SIZE = 1808
 KEY_BYTES = 384
 EXPONENT = 3
 
-_HEADER = bytes.fromhex("06000000e10000000000010000000000")
+DEBUG_KEY = 1 << 31
+"""Bit of HEADER's last word by which the Intel SGX SDK marks a release of the ReleaseType 1."""
+
+_HEADER = bytes.fromhex("06000000e100000000000100")
 _HEADER2 = bytes.fromhex("01010000600000006000000001000000")
 # DER prefix of DigestInfo for SHA-256, RFC 8017 section 9.2.
 _DIGEST_INFO = bytes.fromhex("3031300d060960864801650304020105000420")
@@ -61,6 +64,7 @@ class SigStructBody:
     Attributes:
         mr_enclave: 32 bytes.
         date: the DATE field as stored, 4 bytes (:func:`encode_date`).
+        header_type: last u32 of HEADER: 0, or :data:`DEBUG_KEY` (Intel SGX SDK only).
         vendor, swdefined: u32.
         misc_select, misc_mask: MISCSELECT and its mask, u32.
         cet, cet_mask: CET_ATTRIBUTES and mask, u8.
@@ -85,10 +89,11 @@ class SigStructBody:
     cet_mask: int = 0
     isv_family_id: bytes = bytes(16)
     isv_ext_prod_id: bytes = bytes(16)
+    header_type: int = 0
 
     def to_be_signed(self) -> bytes:
         """Give the 256 bytes that are signed: bytes 0-127 and 900-1027 of the SIGSTRUCT."""
-        head = _HEADER + struct.pack("<I", self.vendor) + self.date + _HEADER2
+        head = _HEADER + struct.pack("<II", self.header_type, self.vendor) + self.date + _HEADER2
         head += struct.pack("<I", self.swdefined)
         return head.ljust(128, b"\0") + _BODY.pack(
             self.misc_select,
@@ -183,7 +188,8 @@ def parse_sigstruct(data: bytes, name: str = "bash.sig") -> SigStruct:
 
     if len(data) != SIZE:
         raise bad(f"a SIGSTRUCT has {SIZE} bytes, this has {len(data)}")
-    if data[:16] != _HEADER or data[24:40] != _HEADER2:
+    header_type = int.from_bytes(data[12:16], "little")
+    if data[:12] != _HEADER or header_type & ~DEBUG_KEY or data[24:40] != _HEADER2:
         raise bad("the header is not that of a SIGSTRUCT")
     if any(any(data[start:end]) for start, end in _RESERVED):
         raise bad("reserved bytes are not zero")
@@ -213,6 +219,7 @@ def parse_sigstruct(data: bytes, name: str = "bash.sig") -> SigStruct:
         cet_mask=cet_mask,
         isv_family_id=family,
         isv_ext_prod_id=ext,
+        header_type=header_type,
     )
     if modulus.bit_length() != 8 * KEY_BYTES:
         raise bad("the modulus is not a 3072-bit number")
