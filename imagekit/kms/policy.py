@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from imagekit.enclave.known_signers import known_signer
 from imagekit.errors import CheckError, InputError, UsageError
-from imagekit.kms.known_signers import known_signer
 
 QUOTE_POLICY = "QuotePolicy"
 """eHSM's only type: mr_enclave and mr_signer, both of them."""

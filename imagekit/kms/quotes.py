@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 
+from imagekit.enclave.known_signers import known_signer
 from imagekit.errors import UsageError
 from imagekit.kms import ecdsa
 from imagekit.kms.collateral import Collateral
 from imagekit.kms.intel import INTEL_SGX_ROOT_CA, QE_VENDOR, SGX_QE, TD_QE
-from imagekit.kms.known_signers import known_signer
 from imagekit.kms.pck import check_chain
 from imagekit.kms.quote_format import PCK_CHAIN, QuoteParts, parse_parts
 from imagekit.kms.tcb import DEFAULT_ACCEPT, check_accept, tcb_state

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from plain_quotes import sgx_quote, td_quote
 from regopy import Interpreter
 
+from imagekit.enclave.known_signers import KNOWN_SIGNERS
 from imagekit.errors import CheckError, InputError, KmsError, UsageError
 from imagekit.kms.bigdl import BigDl, wire_values
 from imagekit.kms.connection import open_connection
-from imagekit.kms.known_signers import KNOWN_SIGNERS
 from imagekit.kms.policy import DIGITS, NEEDED, check_policy, from_json, policy_of, to_json
 from imagekit.kms.policy_texts import FORMATS, Enclave, policy_text
 from imagekit.kms.record import Registration, exclusive, read_record, update_record, write_record

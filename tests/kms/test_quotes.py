@@ -36,9 +36,9 @@ from quote_maker import (
     sgx_extension,
 )
 
+from imagekit.enclave.known_signers import KNOWN_SIGNERS
 from imagekit.errors import InputError, UsageError
 from imagekit.kms.intel import INTEL_SGX_ROOT_CA
-from imagekit.kms.known_signers import KNOWN_SIGNERS
 from imagekit.kms.quotes import Expectation, check_quote
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "quotes"

@@ -4,8 +4,8 @@ import json
 import re
 from pathlib import Path
 
+from imagekit.enclave.known_signers import KNOWN_SIGNERS, known_signer
 from imagekit.enclave.sigstruct import mr_signer_of
-from imagekit.kms.known_signers import KNOWN_SIGNERS, known_signer
 from imagekit.signing.keyfile import load_modulus
 
 GRAMINE = Path(__file__).parent.parent / "golden" / "gramine"
