@@ -273,7 +273,8 @@ def parse_metadata(data: bytes, name: str = "metadata") -> Metadata:
     """
     if len(data) < head_size((1, 3)):
         raise _bad(name, "the metadata is cut off")
-    magic, minor, major, size, *numbers = _HEAD.unpack_from(data)
+    magic, minor, major, size, policy, ssa_frame, buffer, misc, pool, *rest = _HEAD.unpack_from(data)
+    enclave_size, flags, xfrm = rest
     if magic != MAGIC:
         raise _bad(name, f"the metadata's magic number is {magic:#x}, not {MAGIC:#x}")
     version = (major, minor)
@@ -296,7 +297,14 @@ def parse_metadata(data: bytes, name: str = "metadata") -> Metadata:
     return Metadata(
         version,
         size,
-        *numbers,
+        tcs_policy=policy,
+        ssa_frame_pages=ssa_frame,
+        max_save_buffer_size=buffer,
+        desired_misc_select=misc,
+        tcs_min_pool=pool,
+        enclave_size=enclave_size,
+        flags=flags,
+        xfrm=xfrm,
         sigstruct=block[SIGSTRUCT_OFFSET:DIRECTORY_OFFSET],
         directories=directories,
         patches=tuple(Patch(*item[:3]) for item in _items(block, directories, 0, _PATCH, name)),
