@@ -97,19 +97,20 @@ class Elf:
         return bytes(image)
 
 
-def parse_elf(data: bytes, name: str = "libpal.so") -> Elf:
+def parse_elf(data: bytes, name: str = "libpal.so", hint: str = _HINT) -> Elf:
     """Read an ELF64 x86-64 shared object.
 
     Args:
         data: the file's bytes.
         name: how the file is called in error messages.
+        hint: what to do about another file.
 
     Raises:
         InputError: the bytes are not such a file, or its headers contradict each other.
     """
 
     def bad(what: str) -> InputError:
-        return InputError(f"{name}: {what}", _HINT)
+        return InputError(f"{name}: {what}", hint)
 
     if len(data) < _EHDR.size or data[:4] != b"\x7fELF":
         raise bad("not an ELF file")
