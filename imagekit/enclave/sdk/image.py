@@ -105,7 +105,7 @@ class EnclaveImage:
         """Give where `size` bytes at an address stand in the file; None if they do not."""
         for segment in self.elf.segments:
             start = address - segment.vaddr
-            if 0 <= start and start + size <= segment.filesz:
+            if start >= 0 and start + size <= segment.filesz:
                 return segment.offset + start
         return None
 
