@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from imagekit.enclave.elf import PAGE_SIZE
 from imagekit.enclave.sdk.config import EnclaveConfig
-from imagekit.enclave.sdk.metadata import (
+from imagekit.enclave.sdk.tables import (
     STACK_FILL,
     LayoutAttribute,
     LayoutEntry,
