@@ -10,7 +10,8 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from imagekit.runtime.paths import APP, ENTRYPOINT, FLINK_ENTRYPOINT, LAUNCHER
+from imagekit.runtime.launch import GRAMINE, OCCLUM
+from imagekit.runtime.paths import APP, ENTRYPOINT, FLINK_ENTRYPOINT, LAUNCHER, OCCLUM_START
 
 _PACKAGE = "imagekit_runtime"
 _BUILDING_SIDE = ("__init__.py", "files.py")
@@ -31,6 +32,26 @@ _FIRST_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can hold
 _USERS = "root:x:0:0:root:/tmp:/bin/false\n"
 _HOSTS = "127.0.0.1 localhost\n"
 _NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\n"
+
+# Occlum takes the whole first line for the interpreter's path, so that options such as -I and -S
+# cannot be given: what they keep out, a sealed environment has to (place.OCCLUM_ENVIRONMENT).
+_START = f"""\
+#!{{python}}
+import gc
+import sys
+
+gc.disable()
+sys.dont_write_bytecode = True
+if len(sys.argv) != 1:
+    print("imagekit: error: the start in the enclave takes no arguments", file=sys.stderr)
+    sys.exit(2)
+sys.path.insert(0, "{LAUNCHER}")
+
+from {_PACKAGE}.main import main
+
+sys.exit(main(["{LAUNCHER}"]))
+"""
+_LONGEST_LINE = 126  # bytes of a first line that Occlum reads, without its end
 
 _SECURED_ARGV = (
     "bash",
@@ -76,20 +97,47 @@ def doors(python: str = "python3") -> dict[str, str]:
     return {ENTRYPOINT: text, FLINK_ENTRYPOINT: text}
 
 
-def runtime_files(python: str = "python3") -> dict[str, tuple[bytes, int]]:
+def occlum_start(python: str) -> str:
+    """Give the program that is started in an enclave of Occlum: the launcher, without arguments.
+
+    Occlum reads a script's first line itself (0.26 to 0.31): all of it is the interpreter's path,
+    which has to be a program rather than a script.
+
+    Args:
+        python: absolute path of the interpreter inside the enclave.
+
+    Raises:
+        ValueError: it cannot stand in such a line.
+    """
+    words = python.split()
+    if words != [python] or words[0][0] != "/" or len(f"#!{python}".encode()) > _LONGEST_LINE:
+        raise ValueError(
+            f"python: Occlum needs an absolute path without spaces of at most {_LONGEST_LINE - 2} "
+            "bytes"
+        )
+    return _START.format(python=python)
+
+
+def runtime_files(python: str = "python3", libos: str = GRAMINE) -> dict[str, tuple[bytes, int]]:
     """Give all files of the runtime but ``launch.json``: path in the image → (content, mode).
 
     Args:
-        python: as in :func:`doors`.
+        python: as in :func:`doors`; with Occlum as in :func:`occlum_start`, too.
+        libos: ``gramine`` or ``occlum``.
+
+    Raises:
+        ValueError: see :func:`occlum_start`.
     """
     files = {
         LAUNCHER: (build_zipapp(), 0o644),
         f"{APP}/etc/passwd": (_USERS.encode(), 0o644),
         f"{APP}/etc/hosts": (_HOSTS.encode(), 0o644),
         f"{APP}/etc/nsswitch.conf": (_NSSWITCH.encode(), 0o644),
-        # Keeps the folder that the strict manifest takes as root.
-        f"{APP}/root/.keep": (b"", 0o644),
     }
+    if libos == OCCLUM:
+        files[OCCLUM_START] = (occlum_start(python).encode(), 0o755)
+    else:  # keeps the folder that the strict manifest takes as root
+        files[f"{APP}/root/.keep"] = (b"", 0o644)
     files |= {path: (text.encode(), 0o755) for path, text in doors(python).items()}
     return dict(sorted(files.items()))
 

@@ -3,7 +3,7 @@
 ``launch.json`` stands beside the launcher and, in the strict profile, is a trusted file, so it is
 part of the measurement::
 
-    {"schema": 2, "profile": "strict",
+    {"schema": 2, "libos": "gramine", "profile": "strict",
      "argv": ["/usr/bin/java", "…"], "env": {"NAME": "value"},
      "passthrough": {"NAME": "regular expression"},
      "roles": ["driver", "executor"], "classes": ["org.example.Job"], "jars": ["/opt/job.jar"],
@@ -13,6 +13,9 @@ part of the measurement::
      "spark": {"home": "/opt/spark", "version": "3.5.9"}, "flink": null,
      "encrypted": [{"path": "/data", "host": "/data", "key_name": "warehouse"}],
      "attestation": {"required": false, "settings": {}}}
+
+``libos`` is what runs the enclave: ``gramine``, which is also meant where the key is not there, or
+``occlum``.
 
 ``argv`` is the sealed command, executed as it is, without a shell; empty if there is none. ``env``
 is the whole environment but for the variables of ``passthrough``, whose values come from the host
@@ -26,7 +29,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Mapping, NamedTuple, Sequence  # noqa: UP035 - Python 3.8
+from typing import Any, Iterable, Mapping, NamedTuple, Sequence  # noqa: UP035 - Python 3.8
 
 from .documents import is_text, without_repetition
 
@@ -39,6 +42,13 @@ FLINK_ROLES = ("jobmanager", "standalone-job", "taskmanager")
 ROLES = (*SPARK_ROLES, *FLINK_ROLES)
 """Roles that the launcher knows; what each is stands in :mod:`.spark` and :mod:`.flink`."""
 PROFILES = ("strict", "compat")
+GRAMINE = "gramine"
+OCCLUM = "occlum"
+LIBOSES = (GRAMINE, OCCLUM)
+
+_LOADS = r"(PYTHON|LD_|IMAGEKIT_|OCCLUM)\w*|HOME|GCONV_PATH|LOCPATH|GLIBC_TUNABLES"
+"""Variables by which a host would choose what the launcher itself loads or takes this place for.
+Occlum starts its interpreter with these still set, as it gives no options to one."""
 
 LONGEST_VALUE = 1 << 13
 """Bytes of a value from outside: a regular expression is not run on more than that."""
@@ -46,8 +56,8 @@ LONGEST_VALUE = 1 << 13
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)+")
 _KEYS = {
-    *("schema", "profile", "argv", "env", "passthrough", "roles", "classes", "jars", "arguments"),
-    *("conf", "conf_allowed", "java", "spark", "flink", "encrypted", "attestation"),
+    *("schema", "libos", "profile", "argv", "env", "passthrough", "roles", "classes", "jars"),
+    *("arguments", "conf", "conf_allowed", "java", "spark", "flink", "encrypted", "attestation"),
 }
 
 
@@ -124,6 +134,7 @@ class Launch(NamedTuple):
         java, spark, flink: what the image has, None where it is not there.
         encrypted: encrypted mounts.
         attestation: what is sealed about it.
+        libos: one of :data:`LIBOSES`.
     """
 
     profile: str
@@ -141,6 +152,7 @@ class Launch(NamedTuple):
     flink: Product | None
     encrypted: tuple[Encrypted, ...]
     attestation: Attestation
+    libos: str
 
 
 def launch_spec(
@@ -162,6 +174,7 @@ def launch_spec(
     """
     document = {
         "schema": SCHEMA,
+        "libos": GRAMINE,
         "profile": "strict",
         "argv": list(argv),
         "env": dict(env or {}),
@@ -199,15 +212,25 @@ def parse_launch(data: bytes) -> Launch:
         raise ValueError("it is not an object with a schema")
     if document["schema"] is True or document["schema"] != SCHEMA:
         raise ValueError(f"schema is not {SCHEMA}: it was made for another launcher")
+    document.setdefault("libos", GRAMINE)
     if set(document) != _KEYS:
         raise ValueError(f"it is not an object with exactly the keys {', '.join(sorted(_KEYS))}")
     if document["profile"] not in PROFILES:
         raise ValueError(f"profile is neither {' nor '.join(PROFILES)}")
+    if document["libos"] not in LIBOSES:
+        raise ValueError(f"libos is neither {' nor '.join(LIBOSES)}")
     env = _variables(document["env"], "env")
     patterns = _variables(document["passthrough"], "passthrough")
     both = sorted(set(env) & set(patterns))
     if both:
         raise ValueError(f"{both[0]} has a fixed value and is passed through: keep one of the two")
+    if document["libos"] == OCCLUM:
+        if document["encrypted"]:
+            raise ValueError("encrypted: Occlum has no encrypted mounts of this kind")
+        try:
+            check_occlum_passthrough(patterns)
+        except ValueError as error:
+            raise ValueError(f"passthrough{error}") from None
     roles = _texts(document["roles"], "roles")
     if not set(roles) <= set(ROLES):
         raise ValueError(f"roles names other than {', '.join(ROLES)}")
@@ -228,7 +251,19 @@ def parse_launch(data: bytes) -> Launch:
         flink=_product(document["flink"], "flink"),
         encrypted=_encrypted(document["encrypted"]),
         attestation=_attestation(document["attestation"]),
+        libos=document["libos"],
     )
+
+
+def check_occlum_passthrough(names: Iterable[str]) -> None:
+    """Make sure that no variable of the host chooses what the launcher loads.
+
+    Raises:
+        ValueError: the first that does; the text goes on from the key's name.
+    """
+    name = next((name for name in sorted(names) if re.fullmatch(_LOADS, name, re.ASCII)), None)
+    if name is not None:
+        raise ValueError(f": {name} chooses what the launcher in the enclave of Occlum loads")
 
 
 def _texts(words: object, key: str) -> tuple[str, ...]:

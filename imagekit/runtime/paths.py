@@ -24,3 +24,9 @@ NO_FORK_CLASS = "io.imagekit.hadoop.NoForkFileSystem"
 LOG_FOLDER = f"{APP}/log"
 """Logging configurations: ``spark/log4j2.properties``, ``spark/log4j.properties`` (Spark before
 3.3) and ``flink/log4j-console.properties``, all to the console alone."""
+
+OCCLUM_INSTANCE = "/opt/occlum_spark"
+"""Folder of the Occlum instance, from which ``occlum run`` is started; BigDL's name."""
+OCCLUM_START = f"{APP}/enclave/start"
+"""The one program that a host may start in a strict enclave of Occlum; its folder, in which nothing
+else stands, is the one entry point."""
