@@ -1,0 +1,228 @@
+"""MRENCLAVE of an Intel SGX SDK enclave from its signed file: no SGX machine, no SDK.
+
+Source: Intel SGX SDK 2.2 to 2.26 (what its loader adds), Intel SDM vol. 3D (records). The loader
+first copies the metadata's patches over the file: they hide the section headers and fill the
+enclave's own table of its regions.
+"""
+
+import struct
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from imagekit.enclave.elf import PAGE_SIZE, Segment, page_ceil
+from imagekit.enclave.layout import PT_TCS, W
+from imagekit.enclave.sdk.image import EnclaveImage
+from imagekit.enclave.sdk.metadata import Metadata
+from imagekit.enclave.sdk.regions import Copies, LoadPlan, Piece, Region, plan_load
+from imagekit.enclave.sdk.signed import SdkEnclave, unsigned
+from imagekit.errors import CheckError, InputError
+
+if TYPE_CHECKING:
+    from imagekit.enclave.records import PageRecords
+
+MAX_HASHED = 256 << 30
+"""Most bytes that a measurement hashes unless told otherwise: 4 TiB of pages that are only added,
+or 50 GiB of measured ones."""
+
+_CHUNK = 1024 * PAGE_SIZE
+_TCS_ADDRESSES = (16, 48, 56)
+"""Fields of a TCS that are relative to its own page in the file: OSSA, OFSBASE, OGSBASE."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """An enclave's measurement.
+
+    Attributes:
+        mr_enclave: 32 bytes, in the order in which every tool prints them.
+        enclave_size: what ECREATE gets, bytes.
+        regions: what lies where, in the order in which pages are added, with what is not added.
+        hashed_bytes: how many bytes went through SHA-256 for this measurement.
+    """
+
+    mr_enclave: bytes
+    enclave_size: int
+    regions: tuple[Region, ...]
+    hashed_bytes: int
+
+    @property
+    def required_memory(self) -> int:
+        """Bytes of EPC that loading the enclave takes: all pages that are added."""
+        return PAGE_SIZE * sum(region.total_pages for region in self.regions if region.added)
+
+    @property
+    def threads(self) -> int:
+        """TCS pages that are added when the enclave is loaded."""
+        return sum(r.total_pages for r in self.regions if r.added and r.flags == PT_TCS)
+
+
+def measured_bytes(enclave: SdkEnclave) -> int:
+    """Give how many bytes :func:`measure` hashes, before doing it (for a progress bar).
+
+    Raises:
+        InputError: as :func:`measure`.
+    """
+    return sum(plan_load(enclave.image, b.metadata).hashed_bytes for b in enclave.blocks)
+
+
+def measure(
+    enclave: SdkEnclave,
+    progress: Callable[[int], None] | None = None,
+    limit: int = MAX_HASHED,
+) -> Measurement:
+    """Measure an enclave by each of its metadata blocks, which must come to the same.
+
+    Args:
+        enclave: a file with metadata, signed or not yet.
+        progress: called with the number of bytes hashed since the last call.
+        limit: refuse to hash more bytes than that per block.
+
+    Raises:
+        InputError: the file has no metadata; the metadata asks for what no loader would do, or for
+            more than `limit`.
+        CheckError: the blocks give two measurements.
+    """
+    if not enclave.blocks:
+        raise unsigned(enclave.name)
+    results = [
+        measure_block(enclave.image, block.metadata, progress, limit) for block in enclave.blocks
+    ]
+    if len({result.mr_enclave for result in results}) > 1:
+        values = " and ".join(result.mr_enclave.hex() for result in results)
+        raise CheckError(
+            f"{enclave.name}: the two metadata blocks give two measurements, {values}",
+            "one of them cannot start: sign the enclave again",
+        )
+    return results[0]
+
+
+def measure_block(
+    image: EnclaveImage,
+    metadata: Metadata,
+    progress: Callable[[int], None] | None = None,
+    limit: int = MAX_HASHED,
+) -> Measurement:
+    """Measure an enclave by one metadata block; arguments and errors as for :func:`measure`."""
+    from imagekit.enclave.records import Recorder  # brings numpy along
+
+    plan = plan_load(image, metadata)
+    if plan.hashed_bytes > limit:
+        raise InputError(
+            f"{image.name}: the metadata asks for {plan.hashed_bytes / (1 << 30):.1f} GiB of "
+            f"records to be hashed; the limit is {limit / (1 << 30):.1f} GiB",
+            "this is most likely a broken file; take it as sgx_sign (or imagekit) wrote it",
+        )
+    loader = _Loader(plan, image.relocated_pages(), patched(image, metadata))
+    recorder = Recorder(metadata.ssa_frame_pages, plan.enclave_size, progress)
+    for step in plan.steps:
+        loader.add(recorder, step)
+    return Measurement(recorder.digest(), plan.enclave_size, plan.regions, recorder.hashed_bytes)
+
+
+def patched(image: EnclaveImage, metadata: Metadata) -> bytes:
+    """Give the file as it is loaded, the metadata's patches applied.
+
+    Raises:
+        InputError: a patch reads outside the metadata or writes outside the file.
+    """
+    data = bytearray(image.data)
+    for number, patch in enumerate(metadata.patches):
+        source_end = patch.source + patch.size
+        end = patch.destination + patch.size
+        if source_end > metadata.size or end > len(data):
+            where = "metadata" if source_end > metadata.size else "file"
+            raise InputError(
+                f"{image.name}: patch {number} of the metadata reaches outside the {where}",
+                "take the file as sgx_sign (or imagekit) wrote it",
+            )
+        data[patch.destination : end] = metadata.block[patch.source : source_end]
+    return bytes(data)
+
+
+class _Loader:
+    """Adds pages as the SDK's loader does."""
+
+    def __init__(self, plan: LoadPlan, relocated: frozenset[int], file: bytes) -> None:
+        self._shift = plan.image_offset
+        self._relocated = sorted(relocated)
+        self._file = file
+
+    def add(self, records: "PageRecords", step: Piece | Copies) -> None:
+        if isinstance(step, Piece):
+            self._piece(records, step, 0)
+            return
+
+        def write(target: "PageRecords", move: int) -> None:
+            for piece in step.pieces:
+                self._piece(target, piece, move)
+
+        size = sum(piece.hashed_bytes for piece in step.pieces)
+        records.add_copies(write, size, step.times, step.step)
+
+    def _piece(self, records: "PageRecords", piece: Piece, move: int) -> None:
+        region = piece.region
+        offset = region.start + move
+        if not piece.hashed_bytes:
+            return
+        if not region.measured:
+            records.add_pages(offset, region.pages, region.flags)
+        elif piece.segment is None:
+            records.measure_zeros(offset, region.pages, region.flags, piece.fill)
+        elif region.flags == PT_TCS and piece.data is not None:
+            # Counted from the image's start, even where the enclave starts before it.
+            page = _tcs(piece.data, piece.segment, offset - self._shift)
+            records.measure_bytes(offset, page, region.flags)
+        else:
+            data = self._file if piece.data is None else piece.data
+            pages = self._relocated if piece.data is None else []
+            for first, end, writable in _runs(piece.segment, pages):
+                flags = region.flags | (W if writable else 0)
+                _content(records, piece.segment, data, (first, end), self._shift + move, flags)
+
+
+def _tcs(data: bytes, place: Segment, rva: int) -> bytes:
+    page = bytearray(data[place.offset : place.offset + place.filesz].ljust(PAGE_SIZE, b"\0"))
+    for position in _TCS_ADDRESSES:
+        (value,) = struct.unpack_from("<Q", page, position)
+        struct.pack_into("<Q", page, position, (value + rva) % (1 << 64))
+    return bytes(page)
+
+
+def _runs(segment: Segment, relocated: list[int]) -> Iterator[tuple[int, int, bool]]:
+    """Cut a segment where pages become writable for relocations: start, end, writable or not."""
+    at = segment.first_page
+    for page in relocated[bisect_left(relocated, at) : bisect_left(relocated, segment.end_page)]:
+        if at < page:
+            yield at, page, False
+        yield page, page + PAGE_SIZE, True
+        at = page + PAGE_SIZE
+    if at < segment.end_page:
+        yield at, segment.end_page, False
+
+
+def _content(
+    records: "PageRecords",
+    segment: Segment,
+    data: bytes,
+    pages: tuple[int, int],
+    shift: int,
+    flags: int,
+) -> None:
+    """Add some of a segment's pages, from the data as far as there is any."""
+    at, end = pages
+    data_end = segment.vaddr + segment.filesz
+    content_end = min(end, page_ceil(data_end)) if segment.filesz else at
+    view = memoryview(data)
+    while at < content_end:
+        stop = min(at + _CHUNK, content_end)
+        low, high = max(at, segment.vaddr), min(stop, data_end)
+        start = segment.offset + low - segment.vaddr
+        found: bytes | memoryview = view[start : start + high - low]
+        if (low, high) != (at, stop):
+            found = bytes(low - at) + found + bytes(stop - high)
+        records.measure_bytes(at + shift, found, flags)
+        at = stop
+    if at < end:
+        records.measure_zeros(at + shift, (end - at) // PAGE_SIZE, flags)
