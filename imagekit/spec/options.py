@@ -41,6 +41,91 @@ class GramineOptions(NamedTuple):
     """Further template variables, sorted by name; true where the command line gives no value."""
 
 
+class OcclumProcess(NamedTuple):
+    """What a process inside gets, in bytes (``occlum.process:``); Occlum's own numbers."""
+
+    stack: int = 4 << 20
+    heap: int = 32 << 20
+    mmap: int = 100 << 20
+    """Demanded by Occlum, without effect in any version."""
+
+
+class OcclumMount(NamedTuple):
+    """A further file system inside (``occlum.mounts[]:``)."""
+
+    type: str
+    """hostfs, ramfs, sefs, unionfs or ext2."""
+    target: str
+    """Absolute path inside."""
+    source: str | None = None
+    """Path of the host, from the instance folder; None for none."""
+    options: tuple[tuple[str, str | bool], ...] = ()
+    """``temporary``, ``cache_size``, ``disk_size`` as Occlum.json writes them, sorted by name."""
+
+
+class OcclumFeatures(NamedTuple):
+    """What is asked of CPU and library OS (``occlum.features:``)."""
+
+    amx: int = 0
+    """0 must be off, 1 must be on, 2 as the loader finds it."""
+    pkru: int = 0
+    """The same for protection keys."""
+    io_uring: int = 0
+    """Number of rings, 0 to 16; Occlum 0.31 and later."""
+    posix_shm: bool = False
+    """Whether processes share memory by name; Occlum 0.30.1 and later."""
+
+
+class OcclumKss(NamedTuple):
+    """Ids of key separation and sharing (``occlum.kss:``): 128-bit numbers as 32 hex digits."""
+
+    family_id: str = "0" * 32
+    """ISVFAMILYID, most significant digit first."""
+    ext_prod_id: str = "0" * 32
+    """ISVEXTPRODID, most significant digit first."""
+
+
+class OcclumOptions(NamedTuple):
+    """What concerns Occlum only (``occlum:``). Sizes are bytes.
+
+    The size of user space is the cell's; names of variables that a host may set are
+    :attr:`LaunchOptions.passthrough`.
+    """
+
+    version: str | None = None
+    """Such as ``0.29.7``; None to look in the base."""
+    template: Path | None = None
+    """Own template of Occlum.json; None for the profile's."""
+    define: tuple[tuple[str, str], ...] = ()
+    """Further template variables, sorted by name."""
+    kernel_heap: int = 1 << 30
+    """Heap of the library OS; BigDL's number."""
+    kernel_heap_max: int | None = None
+    """Its maximum; None for :attr:`kernel_heap`, as BigDL does."""
+    kernel_stack: int = 1 << 20
+    """Stack of the library OS, of each thread."""
+    user_space_max: int | None = None
+    """What user space may grow to (with EDMM); None for Occlum's choice."""
+    init_threads: int | None = None
+    """Threads at start (with EDMM); None for Occlum's choice."""
+    process: OcclumProcess = OcclumProcess()
+    """Sizes of a process."""
+    entry_points: tuple[str, ...] = ()
+    """Further paths that a host may start programs of."""
+    mounts: tuple[OcclumMount, ...] = ()
+    """Further file systems, in the order of the file."""
+    features: OcclumFeatures = OcclumFeatures()
+    """CPU and library OS."""
+    kss: OcclumKss | None = None
+    """Ids; None where key separation and sharing is off."""
+    disable_log: bool | None = None
+    """Whether the library OS says nothing; None to follow the log level. Occlum 0.30.1 and later."""
+    epc_request: int | None = None
+    """What pods ask for as ``sgx.intel.com/epc``; None where that is not known."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """BigDL's variables as written, sorted by name; what they say stands in the other options."""
+
+
 class AttestationOptions(NamedTuple):
     """What is sealed about attestation (``launch.attestation:``)."""
 

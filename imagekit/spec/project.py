@@ -42,6 +42,7 @@ from imagekit.spec.options import (
     EnclaveOptions,
     GramineOptions,
     LaunchOptions,
+    OcclumOptions,
     PathOptions,
     SigningOptions,
 )
@@ -71,6 +72,7 @@ class Project:
     enclave: EnclaveOptions = field(default_factory=EnclaveOptions)
     signing: SigningOptions = field(default_factory=SigningOptions)
     gramine: GramineOptions = field(default_factory=GramineOptions)
+    occlum: OcclumOptions = field(default_factory=OcclumOptions)
     launch: LaunchOptions = field(default_factory=LaunchOptions)
     paths: PathOptions = field(default_factory=PathOptions)
     trusted: tuple[str, ...] = ()
