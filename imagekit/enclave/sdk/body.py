@@ -44,14 +44,8 @@ def _xfrm(config: EnclaveConfig) -> tuple[int, int]:
     return xfrm, mask
 
 
-def signed_body(config: EnclaveConfig, mr_enclave: bytes, date: bytes) -> SigStructBody:
-    """Give what is signed.
-
-    Args:
-        config: the enclave's settings.
-        mr_enclave: 32 bytes.
-        date: the DATE field, 4 bytes (:func:`imagekit.enclave.sigstruct.encode_date`).
-    """
+def attribute_flags(config: EnclaveConfig) -> int:
+    """Give ATTRIBUTES.FLAGS."""
     flags = MODE64
     for wanted, bit in (
         (config.provision_key, PROVISION_KEY),
@@ -60,10 +54,21 @@ def signed_body(config: EnclaveConfig, mr_enclave: bytes, date: bytes) -> SigStr
         (config.aex_notify, AEX_NOTIFY),
     ):
         flags |= bit if wanted else 0
+    return flags
+
+
+def signed_body(config: EnclaveConfig, mr_enclave: bytes, date: bytes) -> SigStructBody:
+    """Give what is signed.
+
+    Args:
+        config: the enclave's settings.
+        mr_enclave: 32 bytes.
+        date: the DATE field, 4 bytes (:func:`imagekit.enclave.sigstruct.encode_date`).
+    """
     xfrm, xfrm_mask = _xfrm(config)
     return SigStructBody(
         mr_enclave=mr_enclave,
-        flags=flags,
+        flags=attribute_flags(config),
         xfrm=xfrm,
         xfrm_mask=xfrm_mask,
         date=date,

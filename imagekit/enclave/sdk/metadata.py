@@ -28,6 +28,7 @@ from imagekit.errors import InputError
 __all__ = [
     "DIRECTORY_OFFSET",
     "ELRANGE_MAJOR",
+    "ELRANGE_STEP",
     "ENTRY_SIZE",
     "GROUP",
     "MAGIC",
@@ -49,12 +50,15 @@ __all__ = [
 MAGIC = 0x86A8_0294_635D_0E4C
 SIGSTRUCT_OFFSET = 64
 DIRECTORY_OFFSET = SIGSTRUCT_OFFSET + SIGSTRUCT_SIZE
-ELRANGE_MAJOR = 11
-"""Lowest major version of a file whose enclave range is set apart from its image."""
+ELRANGE_STEP = 10
+"""By how much the major version is higher in a file whose enclave range is set apart."""
+ELRANGE_MAJOR = 1 + ELRANGE_STEP
+"""Lowest major version of such a file."""
 
 
 _HEAD = struct.Struct("<QIIIIIIIIQQQ")
 _DIRECTORY = struct.Struct("<II")
+_MAJORS = (1, 2, 3, ELRANGE_MAJOR, 3 + ELRANGE_STEP)
 _MAX_ITEMS = 1024  # the SDK has 43 slots; a note of 0x6000 bytes has room for 700
 _HINT = "take the file as sgx_sign (or imagekit) wrote it"
 
@@ -107,7 +111,7 @@ class Metadata:
         sigstruct: 1808 bytes; all zero when not signed.
         directories: two or four.
         patches, layout: the tables, in file order.
-        elrange: only with major version 11.
+        elrange: only with major versions from 11 on.
         block: the whole block, `size` bytes; empty when it has not been laid out yet.
     """
 
@@ -170,10 +174,10 @@ def parse_metadata(data: bytes, name: str = "metadata") -> Metadata:
     if magic != MAGIC:
         raise _bad(name, f"the metadata's magic number is {magic:#x}, not {MAGIC:#x}")
     version = (major, minor)
-    if major not in (1, 2, 3, ELRANGE_MAJOR):
+    if major not in _MAJORS:
         raise InputError(
             f"{name}: metadata version {major}.{minor} is not known",
-            "known are major versions 1, 2, 3 and 11, those of Intel SGX SDK 1.9 to 2.26",
+            "known are major versions 1, 2, 3, 11 and 13, those of Intel SGX SDK 1.9 to 2.26",
         )
     head = head_size(version)
     if not head <= size <= len(data):
