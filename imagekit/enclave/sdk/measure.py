@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from imagekit.enclave.elf import PAGE_SIZE, Segment, page_ceil
 from imagekit.enclave.layout import PT_TCS, W
 from imagekit.enclave.sdk.image import EnclaveImage
+from imagekit.enclave.sdk.load_plan import Copies, LoadPlan, Piece
 from imagekit.enclave.sdk.metadata import Metadata
-from imagekit.enclave.sdk.regions import Copies, LoadPlan, Piece, Region, plan_load
+from imagekit.enclave.sdk.regions import plan_load
 from imagekit.enclave.sdk.signed import SdkEnclave, unsigned
 from imagekit.errors import CheckError, InputError
 
@@ -37,25 +38,22 @@ class Measurement:
 
     Attributes:
         mr_enclave: 32 bytes, in the order in which every tool prints them.
-        enclave_size: what ECREATE gets, bytes.
-        regions: what lies where, in the order in which pages are added, with what is not added.
+        plan: what lies where; also the size, the threads and the EPC that loading takes.
         hashed_bytes: how many bytes went through SHA-256 for this measurement.
     """
 
     mr_enclave: bytes
-    enclave_size: int
-    regions: tuple[Region, ...]
+    plan: LoadPlan
     hashed_bytes: int
 
-    @property
-    def required_memory(self) -> int:
-        """Bytes of EPC that loading the enclave takes: all pages that are added."""
-        return PAGE_SIZE * sum(region.total_pages for region in self.regions if region.added)
 
-    @property
-    def threads(self) -> int:
-        """TCS pages that are added when the enclave is loaded."""
-        return sum(r.total_pages for r in self.regions if r.added and r.flags == PT_TCS)
+def load_plan(enclave: SdkEnclave) -> LoadPlan:
+    """Give what lies where in an enclave, without measuring it: of its first metadata block.
+
+    Raises:
+        InputError: the file has no metadata, or the metadata asks for what no loader would do.
+    """
+    return plan_load(enclave.image, enclave.metadata)
 
 
 def measured_bytes(enclave: SdkEnclave) -> int:
@@ -118,7 +116,7 @@ def measure_block(
     recorder = Recorder(metadata.ssa_frame_pages, plan.enclave_size, progress)
     for step in plan.steps:
         loader.add(recorder, step)
-    return Measurement(recorder.digest(), plan.enclave_size, plan.regions, recorder.hashed_bytes)
+    return Measurement(recorder.digest(), plan, recorder.hashed_bytes)
 
 
 def patched(image: EnclaveImage, metadata: Metadata) -> bytes:
