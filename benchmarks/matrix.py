@@ -38,7 +38,7 @@ from imagekit.images.registry.push import Pusher
 from imagekit.release.bases import BaseOptions
 from imagekit.release.cell import generated
 from imagekit.release.configuration import Rendered, Renderer
-from imagekit.release.discover import Base
+from imagekit.release.gramine_base import GramineBase
 from imagekit.release.pipeline import open_base
 from imagekit.signing.keyfile import generate_key
 from imagekit.spec.project import Project, load_project
@@ -180,7 +180,7 @@ def with_imagekit(folder: Path, base: str, cells: Sequence[str], *, seen: bool) 
         return Side(name, between - start, base_bytes, end - between, held(data) - base_bytes)
 
 
-def contexts(folder: Path, base: Base, project: Project, cells: Sequence[str]) -> dict[str, Path]:
+def contexts(folder: Path, base: GramineBase, project: Project, cells: Sequence[str]) -> dict[str, Path]:
     """Write the build context of every cell for the classic side; not timed."""
     renderer, found = Renderer(base, project), {}
     for cell in project.cells:
@@ -241,6 +241,7 @@ def compare(folder: Path, base_reference: str | None, count: int) -> list[Side]:
     project = load_project(folder / "imagekit.yaml")
     cells = [cell.id for cell in project.cells][:count]
     base = open_base(project, Cache(), BaseOptions("assemble"), talk=print)
+    assert isinstance(base, GramineBase)
     made = contexts(folder, base, project, cells)
     load_image(connect(), base.image, [ENGINE_BASE], NO_PROGRESS)
     try:

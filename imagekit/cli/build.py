@@ -1,6 +1,5 @@
 """``imagekit build``: the cells of a project, measured, signed, brought where they go."""
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,9 +38,6 @@ from imagekit.cli.ui import ui
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from imagekit.images.progress import Progress
-    from imagekit.release.crosscheck import CrossCheck
-    from imagekit.release.discover import Base
     from imagekit.release.matrix import Outcome
 
 
@@ -87,7 +83,7 @@ def build(
     from imagekit.release.delivery import Delivery, parse_push
     from imagekit.release.matrix import build_matrix, default_jobs
     from imagekit.release.metadata import begin_metadata, document, write_metadata
-    from imagekit.release.pipeline import CellBuilder, Output, open_base
+    from imagekit.release.pipeline import CellBuilder, Output, open_base, open_cells
     from imagekit.spec.dates import check_date
 
     project = open_project(file, profile, manifest_template, define, base_image)
@@ -107,16 +103,16 @@ def build(
         )
         base = open_base(project, Cache(project.cache), options, talk=ui.say, progress=progress)
         _shout(base.standin)
-        with _cross_check(base, progress) if cross_check else nullcontext() as check:
+        with open_cells(base, project, cross_check=cross_check, progress=progress) as cells_of:
             builder = CellBuilder(
                 base,
                 project,
+                cells_of,
                 signer,
                 target,
                 date=date,
                 talk=ui.warn,
-                check=check,
-                rebuild=rebuild,
+                rebuild=rebuild or cross_check,
                 progress=progress,
             )
             outcomes = build_matrix(
@@ -133,12 +129,6 @@ def build(
     else:
         _print(outcomes, target.folder)
     _end(outcomes)
-
-
-def _cross_check(base: "Base", progress: "Progress") -> "CrossCheck":
-    from imagekit.release.crosscheck import CrossCheck
-
-    return CrossCheck(base, progress)
 
 
 def _shout(standin: bool) -> None:

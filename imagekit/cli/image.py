@@ -83,7 +83,8 @@ def verify(
 ) -> None:
     """Check an image from its own content: signature, measurement, every trusted file, no key."""
     from imagekit.release.inspect import fresh_view, measurement_option
-    from imagekit.release.verify import Expected, require, verify_image
+    from imagekit.release.verdict import Expected, require
+    from imagekit.release.verify import verify_image
 
     wanted_enclave = measurement_option(mr_enclave, "--mr-enclave")
     wanted_signer = measurement_option(mr_signer, "--mr-signer")

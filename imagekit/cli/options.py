@@ -143,9 +143,10 @@ def choose_cells(
             "give one of the three",
         )
     wanted = project.libos if libos is None else libos
-    if wanted in LIBOSES and wanted != "gramine":
+    if wanted in LIBOSES and wanted != project.libos:
         raise UsageError(
-            f"libos {wanted} cannot be built by this version", "take libos gramine for now"
+            f"--libos {wanted}: {project.path} is for {project.libos}, and so is its base",
+            f"write a project file with libos: {wanted} and a base for it",
         )
     if all_cells or select:
         return choose(project.cells, select or [], project.image)

@@ -69,7 +69,7 @@ def render(
     from imagekit.errors import UsageError
     from imagekit.images.cache import Cache
     from imagekit.release.pipeline import open_base
-    from imagekit.release.rendering import cell_signer, write_base, write_rendered
+    from imagekit.release.rendering import write_base, write_rendered
     from imagekit.spec.dates import check_date
 
     if only_base and (key or select or all_cells or epc or log or no_attest or base_image):
@@ -93,9 +93,15 @@ def render(
     options = base_options(engine, locked, registry_access(insecure, cacert))
     with ui.progress() as progress:
         base = open_base(project, Cache(project.cache), options, talk=ui.say, progress=progress)
-        sign = None if signer is None else cell_signer(base, signer, date, progress)
         written = write_rendered(
-            base, project, cells, output, sign, with_artifacts=artifacts, progress=progress
+            base,
+            project,
+            cells,
+            output,
+            signer,
+            date,
+            with_artifacts=artifacts,
+            progress=progress,
         )
     _answer(written, json)
 

@@ -98,6 +98,7 @@ def append(
     *,
     created: int,
     history: str,
+    under: Sequence[tuple[Layer, str]] = (),
     labels: Mapping[str, str] | None = None,
     env: Mapping[str, str] | None = None,
     entrypoint: Sequence[str] | None = None,
@@ -105,7 +106,7 @@ def append(
     user: str | None = None,
     workdir: str | None = None,
 ) -> Image:
-    """The base with one more layer on top.
+    """The base with one more layer on top, or several.
 
     The base's layers keep their digests. Labels and environment are merged into the base's, the
     others replace the base's where given. As with Docker, a new entry point clears the base's Cmd.
@@ -117,6 +118,7 @@ def append(
         store: where manifest and config go; the base's blobs stay where they are.
         created: seconds since 1970, the creation time of the new image.
         history: one line saying how the layer was made.
+        under: further layers between base and layer, lowest first, each with such a line.
         labels: labels to add or replace.
         env: environment variables to add or replace.
         entrypoint: words of the new entry point.
@@ -137,12 +139,17 @@ def append(
     for field in _BUILDER_FIELDS:
         config.pop(field, None)
     config["created"] = rfc3339(created)
-    config["rootfs"] = {"type": "layers", "diff_ids": [*base.diff_ids, layer.diff_id]}
-    config["history"] = [*_base_history(base), _history(created, history)]
+    added = [*under, (layer, history)]
+    diff_ids = [*base.diff_ids, *(new.diff_id for new, _ in added)]
+    config["rootfs"] = {"type": "layers", "diff_ids": diff_ids}
+    config["history"] = [*_base_history(base), *(_history(created, line) for _, line in added)]
     config["config"] = dict(base.run_config)
     _configure(config, labels, env, entrypoint, command, user, workdir)
     annotations = base.manifest_json.get("annotations") or {}
-    layers = (*(_to_oci(item) for item in base.layers), layer.descriptor)
+    layers = (
+        *(_to_oci(item) for item in base.layers),
+        *(new.descriptor for new, _ in added),
+    )
     return _store_image(config, layers, annotations, store, base)
 
 

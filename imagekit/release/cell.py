@@ -10,27 +10,30 @@ from imagekit.images.layers import LayerFile, write_layer
 from imagekit.images.oci import Image, compact_json
 from imagekit.images.progress import NO_PROGRESS, Progress
 from imagekit.images.store import BlobStore
+from imagekit.release.cells import LABEL, common_labels
 from imagekit.release.configuration import Rendered
-from imagekit.release.discover import Base
+from imagekit.release.gramine_base import GramineBase
 from imagekit.release.signing import SignedEnclave, measure_and_sign
 from imagekit.runtime.paths import ENTRYPOINT
 from imagekit.signing.signer import Signer
 from imagekit.spec.keys import PROFILES
 from imagekit.spec.matrix import Cell
 from imagekit.spec.project import Project
-from imagekit.spec.sizes import epc_name
 
 MANIFEST = "/ppml/bash.manifest"
 MANIFEST_SGX = "/ppml/bash.manifest.sgx"
 SIGFILE = "/ppml/bash.sig"
-LABEL = "io.imagekit."
 
 RULES = 1
 """Version of the rules by which a cell's image is put together; part of :func:`cell_inputs`."""
 
 
 def sign_cell(
-    rendered: Rendered, base: Base, signer: Signer, date: str, progress: Progress = NO_PROGRESS
+    rendered: Rendered,
+    base: GramineBase,
+    signer: Signer,
+    date: str,
+    progress: Progress = NO_PROGRESS,
 ) -> SignedEnclave:
     """Measure and sign a cell; errors as :func:`imagekit.release.signing.measure_and_sign`."""
     return measure_and_sign(
@@ -47,22 +50,12 @@ def sign_cell(
 
 
 def cell_labels(
-    base: Base, project: Project, cell: Cell, mr_enclave: str, mr_signer: str
+    base: GramineBase, project: Project, cell: Cell, mr_enclave: str, mr_signer: str
 ) -> dict[str, str]:
     """Give the labels of a cell's image."""
     return {
-        "org.opencontainers.image.title": project.name(cell),
-        "org.opencontainers.image.version": project.tag,
-        "org.opencontainers.image.base.digest": base.image.digest,
-        f"{LABEL}libos": cell.libos,
-        f"{LABEL}profile": project.profile,
-        f"{LABEL}epc": epc_name(cell.epc),
-        f"{LABEL}log": cell.log,
-        f"{LABEL}attestation": cell.attestation,
+        **common_labels(base, project, cell, mr_enclave, mr_signer),
         f"{LABEL}gramine": base.release.name,
-        f"{LABEL}mr_enclave": mr_enclave,
-        f"{LABEL}mr_signer": mr_signer,
-        f"{LABEL}standin": str(base.standin).lower(),
     }
 
 
@@ -77,7 +70,7 @@ def layer_files(rendered: Rendered, signed: SignedEnclave) -> tuple[LayerFile, .
 
 
 def cell_inputs(
-    base: Base, project: Project, rendered: Rendered, modulus: int, date: str, epoch: int
+    base: GramineBase, project: Project, rendered: Rendered, modulus: int, date: str, epoch: int
 ) -> str:
     """Give the hash of everything that a cell's image is made from.
 
@@ -118,7 +111,7 @@ def generated(file: LayerFile) -> bytes:
 
 
 def compose_cell(
-    base: Base,
+    base: GramineBase,
     project: Project,
     rendered: Rendered,
     signed: SignedEnclave,

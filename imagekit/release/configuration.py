@@ -14,7 +14,7 @@ from imagekit.enclave.releases import GRAMINE_1_3
 from imagekit.errors import ImagekitError, InputError, UsageError
 from imagekit.images.layers import LayerFile
 from imagekit.images.rootfs import Rootfs
-from imagekit.release.discover import Base
+from imagekit.release.gramine_base import GramineBase
 from imagekit.release.launching import ARCH_LIBDIR, runtime_layer_files, sealed_environment
 from imagekit.release.signing import check_before_signing
 from imagekit.render.manifest import Expansions, complete_manifest
@@ -88,7 +88,7 @@ class Rendered:
     warnings: tuple[Finding, ...]
 
 
-def _template(base: Base, project: Project) -> tuple[str, str]:
+def _template(base: GramineBase, project: Project) -> tuple[str, str]:
     """Text and name of the manifest template."""
     if project.gramine.template is not None:
         path = project.gramine.template
@@ -109,7 +109,7 @@ def _template(base: Base, project: Project) -> tuple[str, str]:
         raise InputError(f"{path}: {reason}", "check --manifest-template") from None
 
 
-def template_variables(base: Base, project: Project, cell: Cell) -> dict[str, Any]:
+def template_variables(base: GramineBase, project: Project, cell: Cell) -> dict[str, Any]:
     """Give everything a manifest template may use; see ``docs/manifest-templates.md``."""
     strict = project.profile == "strict"
     return {
@@ -149,7 +149,7 @@ def template_variables(base: Base, project: Project, cell: Cell) -> dict[str, An
     }
 
 
-def _check_project(base: Base, project: Project) -> None:
+def _check_project(base: GramineBase, project: Project) -> None:
     """Refuse what the project file says wrongly, by its own words rather than the template's."""
     for uri in project.trusted:
         path = uri.removeprefix("file:")
@@ -184,7 +184,7 @@ class Renderer:
         InputError: the template cannot be read, or the base lacks the command.
     """
 
-    def __init__(self, base: Base, project: Project) -> None:
+    def __init__(self, base: GramineBase, project: Project) -> None:
         self._base = base
         self._project = project
         _check_project(base, project)
@@ -199,15 +199,9 @@ class Renderer:
         """Render, complete and check a cell's configuration.
 
         Raises:
-            UsageError: a libos that cannot be built yet.
             InputError: template, or a trusted file that the base does not have.
             SigningError: a manifest that must not be signed.
         """
-        if cell.libos != "gramine":
-            raise UsageError(
-                f"{cell.id}: libos {cell.libos} cannot be built by this version",
-                "take libos gramine",
-            )
         with self._turn:
             return self._render(cell)
 

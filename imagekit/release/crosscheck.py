@@ -5,25 +5,21 @@ network, with a key that is made for this one run: mr_enclave does not depend on
 user's own is never there.
 """
 
-import secrets
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from contextlib import AbstractContextManager
 from types import TracebackType
 
 from imagekit.enclave.sigstruct import SigStruct, parse_sigstruct
-from imagekit.errors import CheckError, EngineError, ImagekitError, InputError
-from imagekit.images.daemon.connect import connect
+from imagekit.errors import CheckError, EngineError, InputError
+from imagekit.images.daemon.borrowed import BorrowedEngine
 from imagekit.images.daemon.containers import ThrowAway
-from imagekit.images.daemon.load import load_image
 from imagekit.images.progress import NO_PROGRESS, Progress
 from imagekit.release.cell import generated
 from imagekit.release.configuration import Rendered
 from imagekit.release.difference import file_difference, manifest_differences
-from imagekit.release.discover import Base
+from imagekit.release.gramine_base import GramineBase
 from imagekit.release.signing import SignedEnclave
-from imagekit.signing.keyfile import generate_key
+from imagekit.signing.keyfile import throw_away_key
 
 _FOLDER = "/imagekit-cross-check"
 _MANIFEST = f"{_FOLDER}/bash.manifest"
@@ -42,7 +38,7 @@ class CrossCheck(AbstractContextManager["CrossCheck"]):
         EngineError: no engine, or it does not take the base.
     """
 
-    def __init__(self, base: Base, progress: Progress = NO_PROGRESS) -> None:
+    def __init__(self, base: GramineBase, progress: Progress = NO_PROGRESS) -> None:
         if base.standin:
             raise InputError(
                 "--cross-check cannot be done: the base holds a stand-in for Gramine, which has no "
@@ -50,10 +46,7 @@ class CrossCheck(AbstractContextManager["CrossCheck"]):
                 "leave --cross-check out, or take a base with the real Gramine",
             )
         self._base, self._progress = base, progress
-        self._daemon = connect()
-        # A name of this run alone: another run that ends must not take the image away.
-        self._tag = f"imagekit-cross-check:{base.image.descriptor.hex[:16]}-{secrets.token_hex(8)}"
-        self._image = load_image(self._daemon, base.image, [self._tag], progress).image_id
+        self._engine = BorrowedEngine(base.image, "imagekit-cross-check", progress)
 
     def __exit__(
         self,
@@ -61,8 +54,7 @@ class CrossCheck(AbstractContextManager["CrossCheck"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with suppress(ImagekitError):  # a name that stays is no reason to lose what was done
-            self._daemon.untag(self._tag)
+        self._engine.__exit__(kind, error, trace)
 
     def __call__(self, rendered: Rendered, signed: SignedEnclave) -> None:
         """Compare one cell.
@@ -75,7 +67,7 @@ class CrossCheck(AbstractContextManager["CrossCheck"]):
         cell = rendered.cell.id
         with (
             self._progress.task(f"cross-checking {cell}", None),
-            ThrowAway(self._daemon, self._image) as container,
+            ThrowAway(self._engine.daemon, self._engine.image_id) as container,
         ):
             container.put(self._files(rendered))
             self._run(container, "gramine-manifest", [f"{_MANIFEST}.template", _MANIFEST], cell)
@@ -101,14 +93,10 @@ class CrossCheck(AbstractContextManager["CrossCheck"]):
         )
 
     def _files(self, rendered: Rendered) -> dict[str, tuple[bytes, int]]:
-        with TemporaryDirectory(prefix="imagekit-") as folder:
-            throw_away = Path(folder) / "key.pem"
-            generate_key(throw_away)
-            key = throw_away.read_bytes()
         return {
             **{file.path: (generated(file), file.mode) for file in rendered.files},
             f"{_MANIFEST}.template": (rendered.source, 0o644),
-            f"{_FOLDER}/key.pem": (key, 0o600),
+            f"{_FOLDER}/key.pem": (throw_away_key(), 0o600),
         }
 
     def _run(self, container: ThrowAway, program: str, arguments: Sequence[str], cell: str) -> None:

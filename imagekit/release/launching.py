@@ -9,16 +9,19 @@ from typing import Any
 from imagekit.enclave.releases import GRAMINE_1_3
 from imagekit.errors import InputError, UsageError
 from imagekit.images.layers import LayerFile
-from imagekit.release.discover import Base
+from imagekit.release.contents import Base
+from imagekit.release.gramine_base import GramineBase
 from imagekit.release.runtimes import find_flink, find_java, find_spark
 from imagekit.render.templates import template_folder
 from imagekit.runtime.files import runtime_files, secured_argvs
 from imagekit.runtime.launch import (
     FLINK_ROLES,
+    OCCLUM,
     SPARK_ROLES,
     Encrypted,
     Java,
     Product,
+    check_occlum_passthrough,
     launch_spec,
 )
 from imagekit.runtime.paths import LAUNCH_SPEC, LOG_FOLDER, NO_FORK_JAR
@@ -83,16 +86,19 @@ def runtime_layer_files(base: Base, project: Project) -> tuple[LayerFile, ...]:
         InputError: the base lacks something that the project file names.
     """
     products = find_products(base)
-    files = [
-        LayerFile(path, data, mode) for path, (data, mode) in runtime_files(base.python).items()
-    ]
+    try:
+        own = runtime_files(base.python, project.libos)
+    except ValueError as error:
+        raise InputError(f"{project.path}: paths.{error}", "name another interpreter") from None
+    files = [LayerFile(path, data, mode) for path, (data, mode) in own.items()]
     files += _java_files(products)
     if project.profile == "strict":
         _check_launch(base, project, products)
         files.append(LayerFile(LAUNCH_SPEC, _strict_spec(base, project, products)))
     else:
         files.append(LayerFile(LAUNCH_SPEC, _compat_spec(project, products)))
-        if base.release is GRAMINE_1_3 and base.rootfs.kind(SECURED_ARGVS) is None:
+        old = isinstance(base, GramineBase) and base.release is GRAMINE_1_3
+        if old and base.rootfs.kind(SECURED_ARGVS) is None:
             files.append(LayerFile(SECURED_ARGVS, secured_argvs()))
     return tuple(files)
 
@@ -144,13 +150,14 @@ def _facts(project: Project, products: Products) -> dict[str, Any]:
         return None if value is None else value._asdict()
 
     mounts = list(project.encrypted)
-    if project.profile == "compat":  # what its manifest template has of its own
+    if project.profile == "compat" and project.libos != OCCLUM:  # its manifest template's own
         mounts = [
             Encrypted("/ppml/encrypted-fs", "/ppml/encrypted-fs", "_sgx_mrsigner"),
             Encrypted("/ppml/encrypted-fsd", "/ppml/encrypted-fsd", "sgx_data_key"),
             *mounts,
         ]
     return {
+        "libos": project.libos,
         "java": fields(products.java),
         "spark": fields(products.spark),
         "flink": fields(products.flink),
@@ -200,6 +207,13 @@ def _certificates(options: AttestationOptions, project: Project) -> str | None:
 def _check_launch(base: Base, project: Project, products: Products) -> None:
     """Refuse what could never start."""
     launch, where = project.launch, project.path
+    if project.libos == OCCLUM:
+        try:
+            check_occlum_passthrough(launch.passthrough)
+        except ValueError as error:
+            raise UsageError(
+                f"{where}: launch.passthrough{error}", "give it a fixed value in launch.env"
+            ) from None
     if not launch.command and not launch.roles:
         raise UsageError(
             f"{where}: launch.command: profile strict seals what runs; nothing is given",

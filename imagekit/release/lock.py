@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from imagekit.errors import InputError
 from imagekit.files import locked, read_document, write_atomically
@@ -16,7 +17,7 @@ SCHEMA = 1
 FILE_NAME = "imagekit.lock.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LockEntry:
     """One built image.
 
@@ -25,16 +26,18 @@ class LockEntry:
         base: digest of the base image's manifest.
         libos, profile, log, attestation: the cell, in words.
         epc: enclave size, as in the image's name.
-        gramine: release whose rules were followed.
+        gramine, occlum: release whose rules were followed; "" for the other library OS.
         mr_enclave, mr_signer: 64 lower-case hex digits.
         isv_prod_id, isv_svn: as signed.
         debug: whether the enclave can be debugged.
         date: the SIGSTRUCT's date.
         epoch: seconds since 1970 that the layer bears.
         layer: digest of the cell's own layer.
-        manifest_sha256: of ``bash.manifest.sgx``.
+        manifest_sha256: of ``bash.manifest.sgx`` (Gramine).
         libpal_sha256: of Gramine's PAL.
-        standin: whether Gramine is the stand-in.
+        config_sha256: of ``Occlum.json`` (Occlum).
+        files_sha256: of the list of the instance's files with their hashes (Occlum).
+        standin: whether the library OS is the stand-in.
         inputs: hash of everything the image was made from; a build with the same inputs need not be
             done again. Empty in files of versions that did not record it.
     """
@@ -46,7 +49,8 @@ class LockEntry:
     epc: str
     log: str
     attestation: str
-    gramine: str
+    gramine: str = ""
+    occlum: str = ""
     mr_enclave: str
     mr_signer: str
     isv_prod_id: int
@@ -55,22 +59,37 @@ class LockEntry:
     date: str
     epoch: int
     layer: str
-    manifest_sha256: str
-    libpal_sha256: str
+    manifest_sha256: str = ""
+    libpal_sha256: str = ""
+    config_sha256: str = ""
+    files_sha256: str = ""
     standin: bool
     inputs: str = ""
+
+
+_OF_ONE_LIBOS = (
+    *("gramine", "manifest_sha256", "libpal_sha256"),
+    *("occlum", "config_sha256", "files_sha256"),
+)
+"""Fields that stand in the file only where they say something."""
 
 
 def _entry(raw: object, where: str) -> LockEntry:
     names = {field.name: field.type for field in fields(LockEntry)}
     if isinstance(raw, dict):
-        raw = {"inputs": "", **raw}
+        raw = {**dict.fromkeys((*_OF_ONE_LIBOS, "inputs"), ""), **raw}
     if not isinstance(raw, dict) or set(raw) != set(names):
         raise InputError(f"{where}: not an entry of schema {SCHEMA}", "build the image again")
     for name, kind in names.items():
         if type(raw[name]) is not kind:
             raise InputError(f"{where}: {name} is of the wrong type", "build the image again")
     return LockEntry(**raw)
+
+
+def _written(entry: LockEntry) -> dict[str, Any]:
+    return {
+        name: value for name, value in asdict(entry).items() if value or name not in _OF_ONE_LIBOS
+    }
 
 
 def read_lock(path: Path) -> dict[str, LockEntry]:
@@ -99,7 +118,7 @@ def update_lock(path: Path, entries: Mapping[str, LockEntry]) -> None:
         images = {**read_lock(path), **entries}
         document = {
             "schema": SCHEMA,
-            "images": {name: asdict(images[name]) for name in sorted(images)},
+            "images": {name: _written(images[name]) for name in sorted(images)},
         }
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
         write_atomically(path, text.encode())

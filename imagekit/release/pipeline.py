@@ -5,10 +5,9 @@ was done already. Many cells at once: :mod:`imagekit.release.matrix`.
 """
 
 import datetime
-import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from imagekit.errors import ImagekitError, InputError
 from imagekit.images.cache import Cache
@@ -19,19 +18,17 @@ from imagekit.images.progress import NO_PROGRESS, Progress, Talk
 from imagekit.images.references import Reference, parse_reference
 from imagekit.images.rootfs import Rootfs
 from imagekit.release.bases import BaseOptions, base_image
-from imagekit.release.cell import cell_inputs, compose_cell, sign_cell
-from imagekit.release.configuration import Rendered, Renderer
-from imagekit.release.discover import Base, discover
+from imagekit.release.cells import Cells, Made, Stamp
+from imagekit.release.contents import Base
+from imagekit.release.discover import discover
+from imagekit.release.gramine_base import GramineBase
+from imagekit.release.gramine_cells import GramineCells
 from imagekit.release.lock import FILE_NAME, LockEntry, read_lock, update_lock
-from imagekit.release.signing import SignedEnclave
 from imagekit.signing.signer import Signer
 from imagekit.spec.dates import day_of, source_date_epoch
 from imagekit.spec.matrix import Cell
 from imagekit.spec.project import Project
 from imagekit.spec.sizes import epc_name
-
-Check = Callable[[Rendered, SignedEnclave], None]
-"""Looks at a signed cell before anything of it is written; raises what it finds."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +122,37 @@ def open_base(
     image = base_image(project, cache, options, talk=talk, progress=progress)
     rootfs = Rootfs.from_image(image, cache, progress)
     base = discover(image, rootfs, project)
-    talk(f"base {image.digest}: Gramine {base.release.name} ({base.release_origin})")
+    talk(f"base {image.digest}: {base.toolchain}")
     return base
+
+
+def open_cells(
+    base: Base, project: Project, *, cross_check: bool = False, progress: Progress = NO_PROGRESS
+) -> Cells[Any]:
+    """Give what makes the cells of a project; a context manager.
+
+    Args:
+        base: from :func:`open_base`.
+        project: the project.
+        cross_check: have the base's own tools measure each cell, too.
+        progress: told how far it is.
+
+    Raises:
+        UsageError: the project file lacks something that the profile needs.
+        InputError: a template cannot be read, or the base lacks what it names.
+        EngineError: a container engine is needed, and does not answer.
+    """
+    if isinstance(base, GramineBase):
+        if not cross_check:
+            return GramineCells(base, project)
+        from imagekit.release.crosscheck import CrossCheck  # here: it loads a client of engines
+
+        return GramineCells(base, project, CrossCheck(base, progress))
+    from imagekit.release.occlum_base import OcclumBase
+    from imagekit.release.occlum_cells import OcclumCells
+
+    assert isinstance(base, OcclumBase)
+    return OcclumCells(base, project)
 
 
 def build_epoch(base: Image) -> int:
@@ -152,37 +178,37 @@ class CellBuilder:
     Args:
         base: from :func:`open_base`.
         project: the project.
+        cells: makes the images (:func:`open_cells`).
         signer: whose key.
         output: where the images go.
         date: for the SIGSTRUCT; None for the day of the build's epoch.
         talk: told remarks.
-        check: looks at each cell before it is written, or None.
         rebuild: build what is there already, too.
         progress: told how far it is.
 
     Raises:
-        UsageError: the project file lacks something that the profile needs.
-        InputError: template or lock file cannot be read, or the base lacks the command.
+        UsageError: SOURCE_DATE_EPOCH is not a number.
+        InputError: the lock file cannot be read.
     """
 
     def __init__(
         self,
         base: Base,
         project: Project,
+        cells: Cells[Any],
         signer: Signer,
         output: Output,
         *,
         date: str | None,
         talk: Talk,
-        check: Check | None = None,
         rebuild: bool = False,
         progress: Progress = NO_PROGRESS,
     ) -> None:
-        self._base, self._project, self._signer, self._output = base, project, signer, output
-        self._epoch = build_epoch(base.image)
-        self._date = date or day_of(self._epoch)
-        self._talk, self._check, self._progress = talk, check, progress
-        self._renderer = Renderer(base, project)
+        self._base, self._project, self._cells = base, project, cells
+        self._signer, self._output = signer, output
+        epoch = build_epoch(base.image)
+        self._stamp = Stamp(date or day_of(epoch), epoch)
+        self._talk, self._progress = talk, progress
         self._lock_path = project.folder / FILE_NAME
         self._known = {} if rebuild else read_lock(self._lock_path)
 
@@ -192,21 +218,22 @@ class CellBuilder:
         Raises:
             ImagekitError: whatever is wrong with it; nothing of it is written then.
         """
-        rendered = self._renderer.render(cell)
-        inputs = cell_inputs(
-            self._base, self._project, rendered, self._signer.modulus, self._date, self._epoch
-        )
+        rendered = self._cells.render(cell)
+        inputs = self._cells.inputs(rendered, self._signer.modulus, self._stamp)
         found = self._found(cell, inputs)
         if found is not None:
             return found
-        signed = sign_cell(rendered, self._base, self._signer, self._date, self._progress)
-        for finding in signed.warnings:
+        for finding in rendered.warnings:
             self._talk(f"{cell.id}: {finding.line} ({finding.hint})")
-        if self._check is not None:
-            self._check(rendered, signed)
+        made = self._cells.make(
+            rendered,
+            self._signer,
+            self._stamp,
+            lambda: OciLayout.create(self._output.folder).blobs,
+            self._progress,
+        )
+        image, entry = made.image, self._entry(cell, made, inputs)
         layout = OciLayout.create(self._output.folder)
-        image = compose_cell(self._base, self._project, rendered, signed, layout.blobs, self._epoch)
-        entry = self._entry(rendered, signed, image, inputs)
         built = Built(cell, self._project.references(cell), image, entry, fresh=True)
         for reference, tag in zip(built.references, built.tags, strict=True):
             name = reference if tag == built.tags[0] else built.reference
@@ -218,7 +245,7 @@ class CellBuilder:
         """Give the image of the same inputs, if lock and output have it complete."""
         references = self._project.references(cell)
         entry = self._known.get(references[0])
-        if entry is None or entry.inputs != inputs or self._check is not None:
+        if entry is None or entry.inputs != inputs:
             return None
         try:
             layout = OciLayout.open(self._output.folder)
@@ -237,31 +264,26 @@ class CellBuilder:
         layout.clean()  # nothing is written, which would do it
         return Built(cell, references, image, entry, fresh=False)
 
-    def _entry(
-        self, rendered: Rendered, signed: SignedEnclave, image: Image, inputs: str
-    ) -> LockEntry:
-        cell, base, body = rendered.cell, self._base, signed.sigstruct.body
+    def _entry(self, cell: Cell, made: Made, inputs: str) -> LockEntry:
+        body = made.sigstruct.body
         return LockEntry(
-            digest=image.digest,
-            base=base.image.digest,
+            digest=made.image.digest,
+            base=self._base.image.digest,
             libos=cell.libos,
             profile=self._project.profile,
             epc=epc_name(cell.epc),
             log=cell.log,
             attestation=cell.attestation,
-            gramine=base.release.name,
-            mr_enclave=signed.mr_enclave,
-            mr_signer=signed.mr_signer,
+            mr_enclave=body.mr_enclave.hex(),
+            mr_signer=made.sigstruct.mr_signer.hex(),
             isv_prod_id=body.isv_prod_id,
             isv_svn=body.isv_svn,
-            debug=signed.parameters.debug,
-            date=self._date,
-            epoch=self._epoch,
-            layer=image.layers[-1].digest,
-            manifest_sha256=hashlib.sha256(rendered.sgx).hexdigest(),
-            libpal_sha256=hashlib.sha256(base.pal.data).hexdigest(),
-            standin=base.standin,
+            date=self._stamp.date,
+            epoch=self._stamp.epoch,
+            layer=made.image.layers[-1].digest,
+            standin=self._base.standin,
             inputs=inputs,
+            **made.facts,
         )
 
 

@@ -22,7 +22,8 @@ from imagekit.release.cell import SIGFILE
 from imagekit.release.inspect import fresh_view
 from imagekit.release.lock import LockEntry, read_lock
 from imagekit.release.matrix import told, worst_code
-from imagekit.release.verify import Expected, require, verify_image
+from imagekit.release.verdict import Expected, require
+from imagekit.release.verify import verify_image
 
 REGISTRY = "registry"
 """Images of a lock are looked for in registries, by their references."""

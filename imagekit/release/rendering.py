@@ -5,67 +5,24 @@ if the project file describes one, and one folder per cell.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from imagekit.errors import InputError
+from imagekit.errors import UsageError
 from imagekit.files import disk_error, make_folder, write_atomically
 from imagekit.images.cache import Cache
-from imagekit.images.layers import LayerFile
 from imagekit.images.progress import NO_PROGRESS, Progress
-from imagekit.images.references import RegistryReference, parse_reference
-from imagekit.release.base_context import DOCKERFILE, base_context
+from imagekit.release.base_context import base_context
 from imagekit.release.bases import base_epoch, base_spec
-from imagekit.release.cell import (
-    MANIFEST,
-    MANIFEST_SGX,
-    SIGFILE,
-    cell_labels,
-    layer_files,
-    sign_cell,
-)
-from imagekit.release.configuration import Rendered, Renderer
-from imagekit.release.discover import Base
-from imagekit.release.pipeline import build_epoch
+from imagekit.release.cell import SIGFILE
+from imagekit.release.contents import Base
+from imagekit.release.gramine_base import GramineBase
+from imagekit.release.gramine_context import ROOTFS, ContextFiles, gramine_contexts
 from imagekit.release.plans import BASE
-from imagekit.release.signing import SignedEnclave
-from imagekit.render.dockerfile import CellImage, cell_dockerfile, dockerignore
-from imagekit.runtime.paths import ENTRYPOINT
 from imagekit.signing.signer import Signer
-from imagekit.spec.base_values import BaseReference, BaseSpec
-from imagekit.spec.dates import day_of
+from imagekit.spec.base_values import BaseSpec
 from imagekit.spec.matrix import Cell
 from imagekit.spec.project import Project
-
-ROOTFS = "rootfs"
-"""Folder of a cell's context with the files of its layer, by their paths in the image."""
-
-Sign = Callable[[Rendered], SignedEnclave]
-"""Measures and signs a cell."""
-
-_MEASURED_LABELS = ("io.imagekit.mr_enclave", "io.imagekit.mr_signer")
-
-
-def cell_signer(
-    base: Base, signer: Signer, date: str | None, progress: Progress = NO_PROGRESS
-) -> Sign:
-    """Give what signs cells as ``build`` does.
-
-    Args:
-        base: the base.
-        signer: whose key.
-        date: for the SIGSTRUCT; None for the day of the build's epoch.
-        progress: told the bytes hashed.
-
-    Raises:
-        UsageError: SOURCE_DATE_EPOCH is not a number.
-    """
-    day = date or day_of(build_epoch(base.image))
-
-    def sign(rendered: Rendered) -> SignedEnclave:
-        return sign_cell(rendered, base, signer, day, progress)
-
-    return sign
 
 
 def write_base(
@@ -111,7 +68,8 @@ def write_rendered(
     project: Project,
     cells: Sequence[Cell],
     folder: Path,
-    sign: Sign | None = None,
+    signer: Signer | None = None,
+    date: str | None = None,
     *,
     with_artifacts: bool = False,
     progress: Progress = NO_PROGRESS,
@@ -125,25 +83,22 @@ def write_rendered(
         project: the project.
         cells: which.
         folder: where to.
-        sign: signs a cell; without it a cell gets a Dockerfile that fails, since it copies a
-            signature that is not there.
+        signer: signs the cells of Gramine as ``build`` does; without it such a cell gets a
+            Dockerfile that fails, since it copies a signature that is not there.
+        date: for the SIGSTRUCT; None for the day of the build's epoch.
         with_artifacts: also write the base's artifacts, which its Dockerfile copies.
-        progress: told what is fetched for them.
+        progress: told what is measured and fetched.
 
     Returns:
         The files written, sorted.
 
     Raises:
+        UsageError: Occlum's cells are to be signed, or SOURCE_DATE_EPOCH is not a number.
         InputError: a file cannot be written, or the base cannot be made by an engine.
         ImagekitError: as :meth:`imagekit.release.configuration.Renderer.render`; nothing is
             written then.
     """
-    renderer = Renderer(base, project)
-    rendered = [renderer.render(cell) for cell in cells]
-    contexts = [
-        _cell_files(base, project, configuration, sign(configuration) if sign else None)
-        for configuration in rendered
-    ]
+    contexts = _contexts(base, project, cells, signer, date, progress)
     written = []
     if isinstance(project.base, BaseSpec):
         written += write_base(
@@ -153,60 +108,31 @@ def write_rendered(
             with_artifacts=with_artifacts,
             progress=progress,
         )
-    for configuration, files in zip(rendered, contexts, strict=True):
-        written += _write(folder / configuration.cell.id, files)
+    for cell, files in zip(cells, contexts, strict=True):
+        written += _write(folder / cell.id, files)
     return sorted(written)
 
 
-def base_name(base: Base, project: Project) -> str:
-    """Give the base's name for ``FROM``, pinned by its digest.
+def _contexts(
+    base: Base,
+    project: Project,
+    cells: Sequence[Cell],
+    signer: Signer | None,
+    date: str | None,
+    progress: Progress,
+) -> list[ContextFiles]:
+    if isinstance(base, GramineBase):
+        return gramine_contexts(base, project, cells, signer, date, progress)
+    from imagekit.release.occlum_base import OcclumBase
+    from imagekit.release.occlum_context import occlum_contexts
 
-    A base in a registry goes by its name there; else it is where ``base build --push`` puts it.
-    """
-    name = project.base_name
-    if isinstance(project.base, BaseReference):
-        reference = parse_reference(project.base.image)
-        if isinstance(reference, RegistryReference):
-            name = reference.name + (f":{reference.tag}" if reference.tag else "")
-    return f"{name}@{base.image.digest}"
-
-
-def _cell_files(
-    base: Base, project: Project, rendered: Rendered, signed: SignedEnclave | None
-) -> dict[str, tuple[bytes, int]]:
-    """Give the files of a cell's context with their modes, by path."""
-    if signed is not None:
-        layer = layer_files(rendered, signed)
-        labels = cell_labels(base, project, rendered.cell, signed.mr_enclave, signed.mr_signer)
-    else:
-        layer = (
-            *rendered.files,
-            LayerFile(MANIFEST, rendered.text),
-            LayerFile(MANIFEST_SGX, rendered.sgx),
+    assert isinstance(base, OcclumBase)
+    if signer is not None:
+        raise UsageError(
+            "an enclave of Occlum is signed where it is built: render signs Gramine's alone",
+            "leave --key out here, or use imagekit build",
         )
-        labels = cell_labels(base, project, rendered.cell, "", "")
-        labels = {name: value for name, value in labels.items() if name not in _MEASURED_LABELS}
-    files = {}
-    for file in layer:
-        if not isinstance(file.data, bytes):
-            raise InputError(f"{file.path}: not a generated file", "report this as a defect")
-        files[f"{ROOTFS}{file.path}"] = (file.data, file.mode)
-    paths = sorted({SIGFILE, *(file.path for file in layer)})
-    image = CellImage(
-        title=project.name(rendered.cell),
-        version=project.tag,
-        cell=rendered.cell.id,
-        base=base_name(base, project),
-        paths=paths,
-        sigfile=SIGFILE,
-        signed=signed is not None,
-        labels=labels,
-        user=base.image.run_config.get("User") or None,
-        entrypoint=[ENTRYPOINT],
-    )
-    files[DOCKERFILE] = (cell_dockerfile(image).encode(), 0o644)
-    files[".dockerignore"] = (dockerignore([f"{ROOTFS}{path}" for path in paths]).encode(), 0o644)
-    return files
+    return occlum_contexts(base, project, cells)
 
 
 def _write(folder: Path, files: Mapping[str, tuple[bytes, int]]) -> list[Path]:

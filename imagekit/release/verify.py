@@ -5,9 +5,8 @@ at, every blob is hashed again, and the measurement is computed anew. All findin
 check that stops at the first one hides the others.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from imagekit.enclave.elf import Elf, parse_elf
@@ -16,19 +15,29 @@ from imagekit.enclave.parameters import FLAG_DEBUG, enclave_parameters, parse_gr
 from imagekit.enclave.releases import GRAMINE_1_3, NEWEST, Release
 from imagekit.enclave.sigstruct import SigStruct, parse_sigstruct
 from imagekit.enclave.standin import is_standin
-from imagekit.errors import CheckError, ImagekitError, InputError, UsageError
+from imagekit.errors import CheckError, ImagekitError, InputError
 from imagekit.images.oci import Image
 from imagekit.images.rootfs import Rootfs
-from imagekit.release.cell import LABEL, MANIFEST, MANIFEST_SGX, SIGFILE
+from imagekit.release.cell import MANIFEST, MANIFEST_SGX, SIGFILE
+from imagekit.release.cells import LABEL
 from imagekit.release.configuration import ImageTree
-from imagekit.release.lock import read_lock
+from imagekit.release.occlum_image import is_occlum
 from imagekit.release.signing import check_before_signing
+from imagekit.release.verdict import (
+    Expected,
+    Verdict,
+    check_claims,
+    check_debug,
+    check_doors,
+    check_expected,
+    check_keys,
+    check_name,
+    check_standin,
+    guard,
+)
 from imagekit.render.manifest import complete_manifest, trusted_hashes
 from imagekit.render.toml_text import parse_toml
-from imagekit.runtime.paths import ENTRYPOINT, FLINK_ENTRYPOINT
 from imagekit.spec.matrix import Cell
-from imagekit.spec.names import parse_image_name
-from imagekit.spec.sizes import epc_name
 
 _ENTRY_SUFFIX = "libsysdb.so"
 
@@ -52,66 +61,6 @@ class Enclave:
     pal_path: str
     pal: Elf
     release: Release
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What somebody wants the image to be.
-
-    Attributes:
-        name: its name, if it has one that says something; with or without tag.
-        mr_enclave, mr_signer: 64 lower-case hex digits.
-        lock: lock file.
-        allow_standin: accept the stand-in Gramine.
-        allow_debug: accept an enclave that the host can debug.
-    """
-
-    name: str | None = None
-    mr_enclave: str | None = None
-    mr_signer: str | None = None
-    lock: Path | None = None
-    allow_standin: bool = False
-    allow_debug: bool = False
-
-
-@dataclass
-class Verdict:
-    """What was checked and what was found.
-
-    Attributes:
-        passed: one line per check that held.
-        failed: one line per finding.
-        notes: what could not be checked, and what is worth knowing.
-        mr_enclave, mr_signer: as signed, once known.
-    """
-
-    passed: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    mr_enclave: str = ""
-    mr_signer: str = ""
-
-    def check(self, name: str, holds: bool, failure: str) -> None:
-        """Note one check."""
-        if holds:
-            self.passed.append(name)
-        else:
-            self.failed.append(failure)
-
-
-def require(verdict: Verdict, image: str) -> None:
-    """Refuse an image in which something was found.
-
-    Args:
-        verdict: what was found.
-        image: its reference, for the message.
-
-    Raises:
-        CheckError: there is a finding.
-    """
-    if verdict.failed:
-        more = f" (and {len(verdict.failed) - 1} more)" if len(verdict.failed) > 1 else ""
-        raise CheckError(f"{image}: {verdict.failed[0]}{more}", "do not use or register this image")
 
 
 def release_of(manifest: Mapping[str, Any]) -> Release:
@@ -237,69 +186,41 @@ def verify_image(image: Image, rootfs: Rootfs, expected: Expected) -> Verdict:
     Raises:
         InputError: no enclave image at all, or a lock file that cannot be read.
     """
+    if is_occlum(rootfs):
+        from imagekit.release.verify_occlum import verify_occlum  # here: most images are Gramine's
+
+        return verify_occlum(image, rootfs, expected)
     if rootfs.kind(MANIFEST_SGX) is None and not rootfs.problems:
         raise _no_enclave()
     verdict = Verdict()
-    _guard(verdict, lambda: _check_keys(verdict, image, rootfs))
+    guard(verdict, lambda: check_keys(verdict, image, rootfs, _signer(rootfs)))
     for problem in rootfs.problems:
         verdict.failed.append(problem)
     try:
         enclave = read_enclave(rootfs)
     except ImagekitError as error:
         verdict.failed.append(error.problem)
-        _guard(verdict, lambda: _check_trusted(verdict, rootfs, read_manifest(rootfs)[1]))
+        guard(verdict, lambda: _check_trusted(verdict, rootfs, read_manifest(rootfs)[1]))
         return verdict
-    body = enclave.sigstruct.body
+    body, pal = enclave.sigstruct.body, enclave.pal
     verdict.mr_enclave, verdict.mr_signer = body.mr_enclave.hex(), enclave.sigstruct.mr_signer.hex()
     verdict.passed.append("signature, q1 and q2")
-    _guard(verdict, lambda: _check_measurement(verdict, enclave))
-    _guard(verdict, lambda: _check_trusted(verdict, rootfs, enclave.manifest))
-    _guard(verdict, lambda: _check_early_manifest(verdict, rootfs, enclave))
-    _guard(verdict, lambda: _check_claims(verdict, image, enclave, expected))
-    _check_expected(verdict, image, expected)
-    verdict.check(
-        "no debug",
-        expected.allow_debug or not body.flags & FLAG_DEBUG,
-        "the enclave can be debugged, that is read, by the host (--allow-debug accepts that)",
-    )
-    _check_standin(verdict, enclave, expected)
-    _guard(verdict, lambda: _check_doors(verdict, image, rootfs))
+    guard(verdict, lambda: _check_measurement(verdict, enclave))
+    guard(verdict, lambda: _check_trusted(verdict, rootfs, enclave.manifest))
+    guard(verdict, lambda: _check_early_manifest(verdict, rootfs, enclave))
+    guard(verdict, lambda: _check_claims(verdict, image, enclave, expected))
+    check_expected(verdict, image, expected)
+    check_debug(verdict, enclave.sigstruct, expected)
+    check_standin(verdict, is_standin(pal.data), enclave.pal_path, "Gramine", expected)
+    guard(verdict, lambda: check_doors(verdict, image, rootfs, MANIFEST_SGX))
     return verdict
 
 
-def _check_doors(verdict: Verdict, image: Image, rootfs: Rootfs) -> None:
-    """What starts the enclave is not measured; it should at least be what the build put there."""
-    manifest = rootfs.entry(MANIFEST_SGX)
-    for path in (ENTRYPOINT, FLINK_ENTRYPOINT):
-        door = rootfs.entry(path)
-        if manifest is None or door is None:
-            continue
-        # A build that copies file by file puts each into a layer of its own, the manifest last.
-        if door.layer > manifest.layer:
-            verdict.failed.append(f"{path} was put there by a later layer than {MANIFEST_SGX}")
-    if image.entrypoint != (ENTRYPOINT,):
-        started = " ".join(image.entrypoint) or "nothing"
-        verdict.notes.append(f"the image starts {started} and not {ENTRYPOINT}")
-
-
-def _check_standin(verdict: Verdict, enclave: Enclave, expected: Expected) -> None:
-    if not is_standin(enclave.pal.data):
-        verdict.passed.append("no stand-in")
-    elif expected.allow_standin:
-        verdict.notes.append("STAND-IN: this image's Gramine is a stand-in; it protects nothing")
-    else:
-        verdict.failed.append(
-            f"{enclave.pal_path} is a stand-in, not Gramine: nothing of this image runs in an "
-            "enclave (--allow-standin accepts that)"
-        )
-
-
-def _guard(verdict: Verdict, check: Callable[[], None]) -> None:
-    """Run one check; an error of it is a finding."""
+def _signer(rootfs: Rootfs) -> str:
     try:
-        check()
-    except ImagekitError as error:
-        verdict.failed.append(error.problem)
+        return parse_sigstruct(rootfs.read(SIGFILE), SIGFILE).mr_signer.hex()
+    except ImagekitError:
+        return ""
 
 
 def _check_measurement(verdict: Verdict, enclave: Enclave) -> None:
@@ -385,41 +306,11 @@ def cell_of(manifest: Mapping[str, Any]) -> Cell:
 
 def _check_claims(verdict: Verdict, image: Image, enclave: Enclave, expected: Expected) -> None:
     """Labels and name against the content."""
-    cell = cell_of(enclave.manifest)
-    facts = {
-        "libos": cell.libos,
-        "epc": _size_name(cell.epc),
-        "log": cell.log,
-        "attestation": cell.attestation,
-        "gramine": enclave.release.name,
-        "mr_enclave": verdict.mr_enclave,
-        "mr_signer": verdict.mr_signer,
-        "standin": str(is_standin(enclave.pal.data)).lower(),
-    }
-    labels = image.labels
-    wrong = [
-        f"label {LABEL}{name} says {labels[LABEL + name]!r}, the content says {fact!r}"
-        for name, fact in facts.items()
-        if labels.get(LABEL + name, fact) != fact
-    ]
-    wrong += _check_profile(verdict, labels.get(f"{LABEL}profile"), enclave.manifest)
-    verdict.failed += wrong
-    if not wrong:
-        verdict.passed.append("labels")
-    if expected.name is None:
-        verdict.notes.append("the image has no name to check")
-        return
-    try:
-        # …-reference:latest is whatever its project has for default, but always attests.
-        _, named, _ = parse_image_name(expected.name, replace(cell, attestation="dcap"))
-    except UsageError:
-        verdict.notes.append(f"the name {expected.name} does not say what is in the image")
-        return
-    verdict.check(
-        "name",
-        named == cell,
-        f"the name {expected.name} says {named.id}, the manifest says {cell.id}",
-    )
+    facts = {"gramine": enclave.release.name}
+    cell, standin = cell_of(enclave.manifest), is_standin(enclave.pal.data)
+    wrong = _check_profile(verdict, image.labels.get(f"{LABEL}profile"), enclave.manifest)
+    check_claims(verdict, image, cell, standin, facts, wrong)
+    check_name(verdict, cell, expected, "the manifest")
 
 
 def _check_profile(verdict: Verdict, label: str | None, manifest: Mapping[str, Any]) -> list[str]:
@@ -442,69 +333,3 @@ def _check_profile(verdict: Verdict, label: str | None, manifest: Mapping[str, A
             f"not strict: {', '.join(open_ways)} let the host choose files, environment or command"
         )
     return []
-
-
-def _size_name(size: int) -> str:
-    try:
-        return epc_name(size)
-    except ValueError:
-        return str(size)
-
-
-def _check_expected(verdict: Verdict, image: Image, expected: Expected) -> None:
-    for name, wanted in (
-        ("mr_enclave", expected.mr_enclave),
-        ("mr_signer", expected.mr_signer),
-    ):
-        if wanted is not None:
-            found = getattr(verdict, name)
-            verdict.check(
-                f"{name} as expected", found == wanted, f"{name} is {found}, not {wanted}"
-            )
-    if expected.lock is None:
-        return
-    if not expected.lock.exists():
-        raise InputError(f"{expected.lock}: no such lock file", "check --lock")
-    entries = read_lock(expected.lock)
-    entry = next((e for e in entries.values() if e.digest == image.digest), None)
-    if entry is None:
-        verdict.failed.append(f"{expected.lock} has no image with digest {image.digest}")
-        return
-    same = (entry.mr_enclave, entry.mr_signer) == (verdict.mr_enclave, verdict.mr_signer)
-    verdict.check(
-        "lock file", same, f"{expected.lock} says mr_enclave {entry.mr_enclave} for this digest"
-    )
-
-
-def _check_keys(verdict: Verdict, image: Image, rootfs: Rootfs) -> None:
-    """Look for private keys. One inside a program is its own, unless it can be the enclave's.
-
-    TLS libraries have published keys for their self-tests compiled in.
-    """
-    from imagekit.images.keyscan import find_keys
-
-    try:
-        signer = parse_sigstruct(rootfs.read(SIGFILE), SIGFILE).mr_signer.hex()
-    except ImagekitError:
-        signer = ""  # then any key of an enclave's size may be the signer's
-    found: list[str] = []
-    programs: dict[tuple[int, str], int] = {}
-    for finding in rootfs.key_findings:
-        enclave = finding.sgx or (finding.signer and signer in ("", finding.signer))
-        if finding.program and not enclave:
-            place = finding.layer, finding.path
-            programs[place] = programs.get(place, 0) + 1
-        else:
-            found.append(f"private key in {finding}")
-    for what, data in (("config and history", image.config), ("manifest", image.manifest)):
-        for finding in find_keys(data):
-            found.append(f"private key in the image's {what}: {finding}")
-    for (layer, path), count in sorted(programs.items()):
-        keys = "a private key" if count == 1 else f"{count} private keys"
-        verdict.notes.append(
-            f"layer {layer + 1}, {path}: {keys} compiled into this program; no enclave's"
-        )
-    verdict.failed += found
-    if not found:
-        outside = " outside of programs" if programs else ""
-        verdict.passed.append(f"no private key{outside} in layers, history and config")

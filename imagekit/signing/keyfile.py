@@ -189,3 +189,18 @@ def generate_key(path: Path, passphrase: bytes | None = None) -> int:
     except FileExistsError:
         raise refusal from None
     return key.public_key().public_numbers().n
+
+
+def throw_away_key() -> bytes:
+    """Make an RSA-3072 key with e = 3 that never was a file here, as PEM.
+
+    For tools that sign as they measure, where what they signed is thrown away.
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    return rsa.generate_private_key(EXPONENT, KEY_BITS).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )

@@ -14,7 +14,7 @@ from conftest import TAG, error_lines
 
 from imagekit.errors import CheckError, EngineError, ImagekitError, InputError, UsageError
 from imagekit.images.layout import OciLayout
-from imagekit.release import pipeline
+from imagekit.release import gramine_cells
 from imagekit.release.delivery import parse_push
 from imagekit.release.lock import read_lock
 from imagekit.release.matrix import MatrixError, Outcome
@@ -43,26 +43,26 @@ def test_parallel_and_sequential_builds_give_the_same_bytes(project, imagekit):
 def test_cells_are_worked_on_at_the_same_time(project, imagekit, monkeypatch):
     """Two cells wait for each other in the middle of their work: one after the other would hang."""
     meeting = threading.Barrier(2, timeout=20)
-    compose = pipeline.compose_cell
+    compose = gramine_cells.compose_cell
 
     def meet(*arguments):
         meeting.wait()
         return compose(*arguments)
 
-    monkeypatch.setattr(pipeline, "compose_cell", meet)
+    monkeypatch.setattr(gramine_cells, "compose_cell", meet)
     assert imagekit("build", "--all", "--jobs", 2)[0] == 0
 
 
 def failing(monkeypatch, *bad: str, error=None):
     error = error or InputError("no luck", "try again")
-    sign = pipeline.sign_cell
+    sign = gramine_cells.sign_cell
 
     def maybe(rendered, *arguments):
         if rendered.cell.id in bad:
             raise error
         return sign(rendered, *arguments)
 
-    monkeypatch.setattr(pipeline, "sign_cell", maybe)
+    monkeypatch.setattr(gramine_cells, "sign_cell", maybe)
 
 
 def test_one_failure_does_not_lose_the_others(project, imagekit, monkeypatch):

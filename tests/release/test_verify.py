@@ -23,7 +23,8 @@ from imagekit.images.layout import OciLayout
 from imagekit.images.oci import OCI_LAYER, OCI_MANIFEST, compact_json, read_image
 from imagekit.images.open import open_image
 from imagekit.images.rootfs import Rootfs
-from imagekit.release.verify import Expected, verify_image
+from imagekit.release.verdict import Expected
+from imagekit.release.verify import verify_image
 from imagekit.signing.keyfile import generate_key
 
 IMAGE = f"oci:out:{TAG}"

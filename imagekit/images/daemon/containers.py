@@ -3,10 +3,10 @@
 import posixpath
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import docker
 from docker.errors import APIError, NotFound
@@ -19,6 +19,8 @@ from imagekit.images.tarwrite import END, REGULAR, Member, header, padding
 
 LABEL = "io.imagekit.throwaway"
 """The label of these containers."""
+
+T = TypeVar("T")
 
 _TAIL_BYTES = 16_384
 _SHOWN_LINES = 5
@@ -51,10 +53,14 @@ class ThrowAway(AbstractContextManager["ThrowAway"]):
     Args:
         daemon: the engine.
         image: the image's name or id; /bin/sh must be in it.
+        capabilities: of its root, without ``CAP_``; by default it may read and write what others
+            own, no more.
     """
 
-    def __init__(self, daemon: Daemon, image: str) -> None:
-        self._daemon, self._image = daemon, image
+    def __init__(
+        self, daemon: Daemon, image: str, capabilities: Sequence[str] = ("DAC_OVERRIDE",)
+    ) -> None:
+        self._daemon, self._image, self._capabilities = daemon, image, list(capabilities)
         self._name = f"imagekit-{secrets.token_hex(8)}"
         self._stack = ExitStack()
         self._stdin: object = None
@@ -144,6 +150,27 @@ class ThrowAway(AbstractContextManager["ThrowAway"]):
                 here = posixpath.join(posixpath.dirname(here), link)
         raise InputError(f"{self._image} has no file {path}", "check the image")
 
+    def take(self, path: str, read: Callable[[TarReader], T]) -> T:
+        """Hand a folder's content to a reader, as it comes.
+
+        Args:
+            path: of the folder; the members' paths begin with its last part.
+            read: takes the archive.
+
+        Returns:
+            What `read` gives.
+
+        Raises:
+            InputError: there is no such folder, or the archive is not in order.
+            EngineError: the engine failed.
+        """
+        with self._talk(f"read {path}", patient=True) as client:
+            try:
+                blocks, _ = client.get_archive(self._name, path)
+            except NotFound:
+                raise InputError(f"{self._image} has no {path}", "check the image") from None
+            return read(TarReader(iter(blocks), path, require_end=True))
+
     def _create(self, client: docker.APIClient) -> None:
         client.create_container(
             self._image,
@@ -158,7 +185,7 @@ class ThrowAway(AbstractContextManager["ThrowAway"]):
             host_config=client.create_host_config(
                 network_mode="none",
                 cap_drop=["ALL"],
-                cap_add=["DAC_OVERRIDE"],  # root may read and write what others own
+                cap_add=self._capabilities,
                 security_opt=["no-new-privileges"],
                 auto_remove=True,
             ),

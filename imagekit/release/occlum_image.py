@@ -1,0 +1,47 @@
+"""Where an image of Occlum has what, and reading it."""
+
+from imagekit.errors import InputError
+from imagekit.images.rootfs import Rootfs
+from imagekit.runtime.paths import OCCLUM_INSTANCE
+
+CONFIG = f"{OCCLUM_INSTANCE}/Occlum.json"
+LIBRARY = f"{OCCLUM_INSTANCE}/build/lib/libocclum-libos.signed.so"
+"""The enclave: Occlum's library OS, signed."""
+SYSTEM_CONFIG = f"{OCCLUM_INSTANCE}/build/.Occlum_sys.json.protected"
+"""What Occlum itself reads at the start, as a protected file."""
+FILES = f"{OCCLUM_INSTANCE}/imagekit.files.sha256"
+"""imagekit's own list of all other files of the instance, with their hashes."""
+
+LIBRARY_LIMIT = 1 << 30
+"""Bytes of an enclave's library that are read; Occlum's has some tens of megabytes."""
+
+
+def is_occlum(rootfs: Rootfs) -> bool:
+    """Say whether an image holds an instance of Occlum, whole or damaged."""
+    return any(rootfs.kind(path) == "file" for path in (LIBRARY, CONFIG, SYSTEM_CONFIG))
+
+
+def read_library(rootfs: Rootfs) -> bytes:
+    """Read the enclave out of an image.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if rootfs.kind(LIBRARY) != "file":
+        raise InputError(f"the image has no {LIBRARY}", "build the image again")
+    return rootfs.read(LIBRARY, LIBRARY_LIMIT)
+
+
+def instance_files(rootfs: Rootfs, top: str = OCCLUM_INSTANCE) -> list[str]:
+    """Give the paths of everything below the instance's folder but folders, sorted by bytes."""
+    found, pending = [], [top]
+    while pending:
+        folder = pending.pop()
+        for name in rootfs.children(folder):
+            path = f"{folder}/{name}"
+            entry = rootfs.entry(path, follow=False)
+            if entry is not None and entry.kind == "dir":
+                pending.append(path)
+            else:
+                found.append(path)
+    return sorted(found, key=lambda path: path.encode("utf-8", "surrogateescape"))
