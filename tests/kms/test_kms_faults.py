@@ -411,11 +411,27 @@ def lock_file(folder, count):
     from imagekit.release.lock import FILE_NAME, LockEntry, update_lock
 
     def entry(number):
-        words = ("gramine", "reference", "16g", "error", "dcap", "1.9")
-        digest = f"sha256:{number:064x}"
-        ids = (f"{number + 0xC0:064x}", MR_SIGNER, 0, 0, False, "20261122", 0)
-        hashes = (digest, "2" * 64, "3" * 64)
-        return LockEntry(digest, digest, *words, *ids, *hashes, False)
+        return LockEntry(
+            digest=f"sha256:{number:064x}",
+            base=f"sha256:{number:064x}",
+            libos="gramine",
+            profile="reference",
+            epc="16g",
+            log="error",
+            attestation="dcap",
+            gramine="1.9",
+            mr_enclave=f"{number + 0xC0:064x}",
+            mr_signer=MR_SIGNER,
+            isv_prod_id=0,
+            isv_svn=0,
+            debug=False,
+            date="20261122",
+            epoch=0,
+            layer=f"sha256:{number:064x}",
+            manifest_sha256="2" * 64,
+            libpal_sha256="3" * 64,
+            standin=False,
+        )
 
     entries = {f"registry.example/team/cell-{n:02d}:1.0": entry(n) for n in range(count)}
     update_lock(folder / FILE_NAME, entries)
