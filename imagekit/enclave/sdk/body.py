@@ -12,6 +12,8 @@ from imagekit.enclave.sigstruct import DEBUG_KEY, SigStructBody
 
 DEBUG = 0x2
 MODE64, PROVISION_KEY, LAUNCH_KEY, KSS, AEX_NOTIFY = 0x4, 0x10, 0x20, 0x80, 0x400
+PKRU, AMX = 0x200, 0x60000
+"""Bits of XFRM."""
 INTEL = 0x8086
 """SIGSTRUCT's VENDOR of an enclave by Intel."""
 
@@ -20,23 +22,23 @@ GPR_BYTES = 184
 
 _ALL = (1 << 64) - 1
 _LOADER_FLAGS = 0x00FF_0000_0000_0000
-_LEGACY, _SSE_AVX, _MPX, _AVX512, _PKRU, _AMX = 0x3, 0x6, 0x18, 0xE6, 0x200, 0x60000
+_LEGACY, _SSE_AVX, _MPX, _AVX512 = 0x3, 0x6, 0x18, 0xE6
 # Bytes of the XSAVE area if all bits of the row are there; the last row that fits counts.
 _XSAVE_ROWS = (
     (_LEGACY, 576),
     (_SSE_AVX, 832),
     (_MPX, 1088),
     (_AVX512, 2688),
-    (_PKRU, 2752),
-    (_AMX, 11008),
+    (PKRU, 2752),
+    (AMX, 11008),
 )
 
 
 def _xfrm(config: EnclaveConfig) -> tuple[int, int]:
     """Give XFRM and its mask: what is 2 (as the loader finds it) stays out of the mask."""
     xfrm = _LEGACY
-    mask = _LEGACY | _ALL & ~(_LEGACY | _SSE_AVX | _AVX512 | _PKRU | _AMX)
-    for choice, bits in ((config.pkru, _PKRU), (config.amx, _AMX)):
+    mask = _LEGACY | _ALL & ~(_LEGACY | _SSE_AVX | _AVX512 | PKRU | AMX)
+    for choice, bits in ((config.pkru, PKRU), (config.amx, AMX)):
         if choice != 2:
             mask |= bits
         if choice == 1:

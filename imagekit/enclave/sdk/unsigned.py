@@ -83,7 +83,6 @@ def read_unsigned(
     symbols = dynamic_symbols(image)
     _check_symbols(name, symbols)
     offset, size = _global_data(image, symbols)
-    version = int.from_bytes(data[offset : offset + 8], "little")
     entries = [symbol.value for symbol in symbols if symbol.name == ENTRY and symbol.section]
     return UnsignedEnclave(
         image=image,
@@ -92,9 +91,26 @@ def read_unsigned(
         tls_size=tls_size(image),
         global_data=offset,
         global_data_size=size,
-        sdk_version=(version >> 32, version >> 16 & 0xFFFF, version & 0xFFFF),
+        sdk_version=_version(image, offset),
         warnings=tuple(warnings),
     )
+
+
+def sdk_version(image: EnclaveImage) -> tuple[int, int, int] | None:
+    """Give the SDK that a file was linked with; None if it does not say.
+
+    Works on every file that can be read, also on one that :func:`read_unsigned` would refuse.
+    """
+    try:
+        offset, _ = _global_data(image, dynamic_symbols(image))
+    except InputError:
+        return None
+    return _version(image, offset)
+
+
+def _version(image: EnclaveImage, offset: int) -> tuple[int, int, int]:
+    number = int.from_bytes(image.data[offset : offset + 8], "little")
+    return number >> 32, number >> 16 & 0xFFFF, number & 0xFFFF
 
 
 def _check_segments(image: EnclaveImage) -> None:
