@@ -17,7 +17,10 @@ ImageName = Annotated[
 
 
 def inspect(
-    target: Annotated[str, typer.Argument(help="Image reference, or a SIGSTRUCT file (.sig).")],
+    target: Annotated[
+        str,
+        typer.Argument(help="Image reference, or a file: SIGSTRUCT (.sig) or SDK enclave (.so)."),
+    ],
     insecure: Insecure = False,
     cacert: CaCert = None,
     json: Json = False,
@@ -36,7 +39,9 @@ def inspect(
 
 
 def measure(
-    image: Annotated[str | None, typer.Argument(help="Image reference.")] = None,
+    image: Annotated[
+        str | None, typer.Argument(help="Image reference, or an SDK enclave's file (.so).")
+    ] = None,
     manifest: Annotated[Path | None, typer.Option(help="A .manifest.sgx file instead.")] = None,
     libpal: Annotated[Path | None, typer.Option(help="The libpal.so that goes with it.")] = None,
     gramine_version: Annotated[
@@ -46,9 +51,9 @@ def measure(
     cacert: CaCert = None,
     json: Json = False,
 ) -> None:
-    """Compute mr_enclave from content alone: manifest and PAL."""
+    """Compute mr_enclave from content alone: manifest and PAL, or an SDK enclave."""
     from imagekit.errors import UsageError
-    from imagekit.release.inspect import measure_files, measure_image
+    from imagekit.release.inspect import measure_file, measure_files, measure_image
 
     if (image is None) == (manifest is None) or (manifest is None) != (libpal is None):
         raise UsageError(
@@ -57,12 +62,16 @@ def measure(
     access = registry_access(insecure, cacert)
     with ui.progress() as progress:
         if manifest is not None and libpal is not None:
-            measured = measure_files(manifest, libpal, gramine_version, progress)
+            hashed = measure_files(manifest, libpal, gramine_version, progress)
+            mr_enclave, hashed_bytes = hashed.mr_enclave.hex(), hashed.hashed_bytes
+        elif ":" not in str(image):
+            found = measure_file(Path(str(image)), progress)
+            mr_enclave, hashed_bytes = found.mr_enclave.hex(), found.hashed_bytes
         else:
             measured = measure_image(str(image), gramine_version, access, progress)
-    mr_enclave = measured.mr_enclave.hex()
+            mr_enclave, hashed_bytes = measured.mr_enclave.hex(), measured.hashed_bytes
     if json:
-        ui.json({"mr_enclave": mr_enclave, "hashed_bytes": measured.hashed_bytes})
+        ui.json({"mr_enclave": mr_enclave, "hashed_bytes": hashed_bytes})
     else:
         ui.result(f"mr_enclave       : {mr_enclave}")
 

@@ -8,6 +8,7 @@ from typing import Any
 from imagekit.enclave.gramine import Measurement
 from imagekit.enclave.parameters import FLAG_DEBUG, enclave_parameters
 from imagekit.enclave.releases import NEWEST, release_named
+from imagekit.enclave.sdk.measure import Measurement as SdkMeasurement
 from imagekit.enclave.sigstruct import SigStruct, decode_date, parse_sigstruct
 from imagekit.errors import UsageError
 from imagekit.images.cache import Cache
@@ -19,6 +20,14 @@ from imagekit.images.registry.access import RegistryAccess
 from imagekit.images.rootfs import Rootfs
 from imagekit.release.cell import SIGFILE
 from imagekit.release.gramine_tools import read_input, read_pal, read_text
+from imagekit.release.occlum_image import LIBRARY, is_occlum, read_library
+from imagekit.release.sdk_enclave import (
+    ELF,
+    FILE_LIMIT,
+    describe_library,
+    library_sigstruct,
+    measure_library,
+)
 from imagekit.release.signing import measure_shown
 from imagekit.release.verify import read_manifest, read_named_pal, release_of
 from imagekit.render.toml_text import parse_toml
@@ -59,14 +68,23 @@ def describe_sigstruct(sigstruct: SigStruct) -> dict[str, Any]:
 
 
 def inspect_file(path: Path) -> dict[str, Any]:
-    """Describe a SIGSTRUCT file.
+    """Describe a SIGSTRUCT file, or an enclave's file of the Intel SGX SDK.
 
     Raises:
-        InputError: it cannot be read.
-        CheckError: it is not an intact SIGSTRUCT.
+        InputError: it cannot be read, or is neither.
+        CheckError: its SIGSTRUCT is not intact.
     """
-    data = read_input(path, "SIGSTRUCT", 1 << 20)
-    return {"file": str(path), "sigstruct": describe_sigstruct(parse_sigstruct(data, str(path)))}
+    data = read_input(path, "SIGSTRUCT or enclave", FILE_LIMIT)
+    if not data.startswith(ELF):
+        sigstruct = parse_sigstruct(data, str(path))
+        return {"file": str(path), "sigstruct": describe_sigstruct(sigstruct)}
+    return {"file": str(path), **_enclave_facts(data, str(path))}
+
+
+def _enclave_facts(data: bytes, name: str) -> dict[str, Any]:
+    facts = describe_library(data, name)
+    signed = library_sigstruct(data, name)
+    return facts if signed is None else {**facts, "sigstruct": describe_sigstruct(signed)}
 
 
 def inspect_image(
@@ -89,6 +107,8 @@ def inspect_image(
         "entrypoint": list(image.entrypoint),
         "labels": dict(sorted(image.labels.items())),
     }
+    if is_occlum(rootfs):
+        return facts | _enclave_facts(read_library(rootfs), LIBRARY)
     if rootfs.kind(SIGFILE) == "file":
         facts["sigstruct"] = describe_sigstruct(parse_sigstruct(rootfs.read(SIGFILE), SIGFILE))
     return facts
@@ -143,13 +163,25 @@ def measure_files(
     return measure_shown(text.encode(), read_pal(libpal), parameters, "measuring", progress)
 
 
+def measure_file(path: Path, progress: Progress = NO_PROGRESS) -> SdkMeasurement:
+    """Measure an enclave's file of the Intel SGX SDK, such as Occlum's.
+
+    Raises:
+        InputError: it is missing, no such enclave, or was never signed.
+        CheckError: its metadata contradict each other.
+    """
+    return measure_library(read_input(path, "enclave", FILE_LIMIT), str(path), progress)
+
+
 def measure_image(
     reference: str,
     version: str | None,
     access: RegistryAccess,
     progress: Progress = NO_PROGRESS,
-) -> Measurement:
-    """Measure an image's manifest with its own PAL; labels, signature and lock are not looked at.
+) -> Measurement | SdkMeasurement:
+    """Measure an image: its manifest with its own PAL, or the enclave that Occlum made.
+
+    Labels, signature and lock are not looked at.
 
     Raises:
         InputError: it cannot be read or is no enclave image.
@@ -158,6 +190,8 @@ def measure_image(
     cache = Cache()
     image = open_image(reference, cache, access, progress)
     rootfs = Rootfs.from_image(image, cache, progress)
+    if is_occlum(rootfs):
+        return measure_library(read_library(rootfs), LIBRARY, progress)
     text, manifest = read_manifest(rootfs)
     _, pal = read_named_pal(rootfs, manifest)
     release = release_named(version) if version else release_of(manifest)

@@ -156,11 +156,16 @@ def measure_shown(
     """
     total = measured_bytes(plan_layout(text, pal, parameters))
     with progress.task(label, total) as advance:
-        return measure(text, pal, parameters, _in_steps(advance))
+        return measure(text, pal, parameters, in_steps(advance))
 
 
-def _in_steps(advance: Callable[[int], None], step: int = 32 << 20) -> Callable[[int], None]:
-    """Pass progress on in steps; the hashing loop reports every quarter of a megabyte."""
+def in_steps(advance: Callable[[int], None], step: int = 32 << 20) -> Callable[[int], None]:
+    """Pass progress on in steps; the hashing loop reports every quarter of a megabyte.
+
+    Args:
+        advance: told of each step.
+        step: bytes.
+    """
     waiting = 0
 
     def collect(done: int) -> None:
