@@ -96,8 +96,8 @@ class OcclumOptions(NamedTuple):
     """Such as ``0.29.7``; None to look in the base."""
     template: Path | None = None
     """Own template of Occlum.json; None for the profile's."""
-    define: tuple[tuple[str, str], ...] = ()
-    """Further template variables, sorted by name."""
+    define: tuple[tuple[str, str | bool], ...] = ()
+    """Further template variables, sorted by name; true where the command line gives no value."""
     kernel_heap: int = 1 << 30
     """Heap of the library OS; BigDL's number."""
     kernel_heap_max: int | None = None
@@ -119,7 +119,7 @@ class OcclumOptions(NamedTuple):
     kss: OcclumKss | None = None
     """Ids; None where key separation and sharing is off."""
     disable_log: bool | None = None
-    """Whether the library OS says nothing; None to follow the log level. Occlum 0.30.1 and later."""
+    """Whether the library OS says nothing; None to follow the log level. Occlum since 0.30.1."""
     epc_request: int | None = None
     """What pods ask for as ``sgx.intel.com/epc``; None where that is not known."""
     environment: tuple[tuple[str, str], ...] = ()

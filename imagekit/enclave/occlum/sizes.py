@@ -9,6 +9,7 @@ well, so nothing here is left to it.
 import re
 
 from imagekit.enclave.findings import shown
+from imagekit.enclave.manifest_schema import Wrong
 from imagekit.errors import UsageError
 
 UNITS = {"KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40, "B": 1}
@@ -21,6 +22,31 @@ _BLANKS = " \t\r\n"
 _LONGEST = 40  # characters of a text that is looked at to guess what was meant
 
 
+def read_size(text: object) -> int | Wrong:
+    """Give the bytes that a size of ``Occlum.json`` means, 0 … :data:`LARGEST`, or what is wrong.
+
+    What Occlum does not read as a size is wrong (``1g``, ``1.5GB``, ``1024``, ``1G``), and so are
+    signs, which it may take; the hint has the right spelling.
+    """
+    if not isinstance(text, str):
+        number = text if isinstance(text, int) and not isinstance(text, bool) else None
+        hint = f"write {_with_unit(number)}" if number and number > 0 else 'write it like "16GB"'
+        return Wrong(f"{shown(text)} is not a text with a unit", hint, True)
+    stripped = text.strip(_BLANKS)
+    unit = next((unit for unit in UNITS if stripped.endswith(unit)), None)
+    if unit is None:
+        return Wrong(f"{shown(text)} has no unit that Occlum reads", _hint(stripped), True)
+    digits = stripped.removesuffix(unit).strip(_BLANKS)
+    if not re.fullmatch("[0-9]+", digits, re.ASCII):
+        return Wrong(f"{shown(text)} has no whole number", _hint(stripped), True)
+    # The length is looked at first: Python refuses to convert thousands of digits.
+    digits = digits.lstrip("0") or "0"
+    if len(digits) > 15 or int(digits) * UNITS[unit] > LARGEST:
+        problem = f"{shown(text)} is more than any program can address"
+        return Wrong(problem, 'write it like "16GB"', True)
+    return int(digits) * UNITS[unit]
+
+
 def parse_occlum_size(text: object, what: str = "size") -> int:
     """Give the bytes that a size of ``Occlum.json`` means, 0 … :data:`LARGEST`.
 
@@ -29,27 +55,12 @@ def parse_occlum_size(text: object, what: str = "size") -> int:
         what: how messages call the value.
 
     Raises:
-        UsageError: Occlum reads no size there (``1g``, ``1.5GB``, ``1024``, ``1G``); the hint has
-            the right spelling. Also signs, which it may take.
+        UsageError: Occlum reads no size there; the hint has the right spelling.
     """
-    if not isinstance(text, str):
-        number = text if isinstance(text, int) and not isinstance(text, bool) else None
-        hint = f"write {_with_unit(number)}" if number and number > 0 else 'write it like "16GB"'
-        raise UsageError(f"{what}: {shown(text)} is not a text with a unit", hint)
-    stripped = text.strip(_BLANKS)
-    unit = next((unit for unit in UNITS if stripped.endswith(unit)), None)
-    if unit is None:
-        raise UsageError(f"{what}: {shown(text)} has no unit that Occlum reads", _hint(stripped))
-    digits = stripped.removesuffix(unit).strip(_BLANKS)
-    if not re.fullmatch("[0-9]+", digits, re.ASCII):
-        raise UsageError(f"{what}: {shown(text)} has no whole number", _hint(stripped))
-    # The length is looked at first: Python refuses to convert thousands of digits.
-    digits = digits.lstrip("0") or "0"
-    if len(digits) > 15 or int(digits) * UNITS[unit] > LARGEST:
-        raise UsageError(
-            f"{what}: {shown(text)} is more than any program can address", 'write it like "16GB"'
-        )
-    return int(digits) * UNITS[unit]
+    size = read_size(text)
+    if isinstance(size, Wrong):
+        raise UsageError(f"{what}: {size.problem}", size.hint)
+    return size
 
 
 def occlum_size(size: int) -> str:
