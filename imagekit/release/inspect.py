@@ -122,12 +122,18 @@ def as_lines(facts: Mapping[str, Any], indent: str = "") -> list[str]:
         if isinstance(value, Mapping):
             lines += [f"{indent}{key}:", *as_lines(value, indent + "  ")]
         elif isinstance(value, list):
-            shown = [f"{v['digest']} {v['size']}" if isinstance(v, dict) else str(v) for v in value]
+            rows = [[str(v) for v in _cells(item)] for item in value]
+            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            shown = (" ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
             lines += [f"{indent}{key}:", *(f"{indent}  {line}" for line in shown)]
         else:
             shown_value = str(value).lower() if isinstance(value, bool) else value
             lines.append(f"{indent}{key:<{width}} : {shown_value}")
     return lines
+
+
+def _cells(item: object) -> list[object]:
+    return list(item.values()) if isinstance(item, Mapping) else [item]
 
 
 def fresh_view(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from imagekit.enclave.sdk.load_plan import Region
 from imagekit.enclave.sdk.measure import Measurement, load_plan, measure, measured_bytes
 from imagekit.enclave.sdk.signed import SdkEnclave, read_enclave
 from imagekit.enclave.sigstruct import SigStruct
@@ -44,7 +45,7 @@ def describe_library(data: bytes, name: str) -> dict[str, Any]:
         name: how it is called in messages.
 
     Returns:
-        Facts by name. Sizes are bytes; of repeated regions the first copy and their number.
+        Facts by name. Sizes are bytes; of equal regions in a row the first, and how many.
 
     Raises:
         InputError: it is no enclave of the SDK, or its metadata are broken.
@@ -62,12 +63,18 @@ def describe_library(data: bytes, name: str) -> dict[str, Any]:
             "committed": plan.required_memory,
             "threads": plan.threads,
         },
-        "regions": [
-            f"{region.start:#014x} {region.name:<16} {region.permissions} {region.pages} pages"
-            + (f" x {region.count}" if region.count > 1 else "")
-            + ("" if region.measured else ", not measured" if region.added else ", not added")
-            for region in plan.regions
-        ],
+        "regions": [_region(region) for region in plan.regions],
+    }
+
+
+def _region(region: Region) -> dict[str, Any]:
+    return {
+        "start": f"{region.start:#014x}",
+        "name": region.name,
+        "permissions": region.permissions,
+        "pages": region.pages,
+        "count": region.count,
+        "loaded": "measured" if region.measured else "added" if region.added else "later or never",
     }
 
 
