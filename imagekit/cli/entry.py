@@ -39,3 +39,8 @@ def gramine_manifest() -> None:
 def gramine_sgx_sign() -> None:
     """``imagekit-gramine-sgx-sign``: the same as ``imagekit tool gramine-sgx-sign``."""
     _run("tool", "gramine-sgx-sign")
+
+
+def sgx_sign() -> None:
+    """``imagekit-sgx-sign``: the same as ``imagekit tool sgx-sign``."""
+    _run("tool", "sgx-sign")

@@ -41,7 +41,7 @@ add_later(
 app.command()(image.inspect)
 app.command()(image.measure)
 app.command()(image.verify)
-add_later(app, "tool", "Drop-in replacements for gramine-manifest and gramine-sgx-sign.")
+add_later(app, "tool", "Drop-in replacements for gramine-manifest, gramine-sgx-sign, sgx_sign.")
 
 _EVERYWHERE = {"-v": "verbose", "--verbose": "verbose", "--quiet": "quiet"}
 _FLAG_OWNERS = ("tool",)  # below these the same letters belong to the stock tools

@@ -1,4 +1,4 @@
-"""``imagekit tool``: drop-in replacements for Gramine's own tools."""
+"""``imagekit tool``: drop-in replacements for Gramine's and the Intel SGX SDK's own tools."""
 
 import sys
 from pathlib import Path
@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from imagekit.cli import tool_sgx
 from imagekit.cli.ui import ui
 
 app = typer.Typer()
+app.add_typer(tool_sgx.app, name="sgx-sign")
 
 GramineVersion = Annotated[str, typer.Option(help="Whose rules: 1.9 or 1.3.", metavar="1.9|1.3")]
 PkgLibDir = Annotated[str | None, typer.Option(help="Where Gramine is installed.")]

@@ -133,11 +133,31 @@ def load_modulus(path: Path, passphrase: Passphrase | None = None) -> int:
     Raises:
         InputError, SigningError: as :func:`load_signer`.
     """
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
     data = _read(path)
     if b"PUBLIC KEY-----" not in data:
         return load_signer(path, passphrase).modulus
+    return _public_modulus(path, data)
+
+
+def load_public_modulus(path: Path) -> int:
+    """Read the modulus of a public key; a private one has no business where that is wanted.
+
+    Raises:
+        InputError: missing, unreadable, not a PEM public key.
+        SigningError: not RSA-3072 with e = 3.
+    """
+    data = _read(path)
+    if b"PRIVATE KEY-----" in data or b"PUBLIC KEY-----" not in data:
+        what = "a private key" if b"PRIVATE KEY-----" in data else "no PEM public key"
+        raise InputError(
+            f"{path}: holds {what}", "give the public key: openssl pkey -in KEY -pubout"
+        )
+    return _public_modulus(path, data)
+
+
+def _public_modulus(path: Path, data: bytes) -> int:
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
     try:
         key: RSAPublicKey = load_pem_public_key(data)  # type: ignore[assignment]
     except ValueError:
