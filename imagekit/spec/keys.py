@@ -10,6 +10,7 @@ from imagekit.runtime.launch import ROLES
 from imagekit.runtime.settings import BIGDL, EHSM
 from imagekit.spec.base_values import VARIANTS
 from imagekit.spec.matrix import ATTESTATIONS, LIBOSES, LOG_LEVELS
+from imagekit.spec.quantities import QUANTITY
 
 SCHEMA = 1
 """The number that stands behind ``schema:``."""
@@ -17,6 +18,11 @@ PROFILES = ("strict", "compat")
 """``strict`` trusts named files only and seals the command; ``compat`` is BigDL's manifest."""
 GRAMINE_VERSIONS = ("1.9", "1.3")
 """The Gramine releases whose manifests and measurement are known, newest first."""
+OCCLUM_MOUNTS = ("hostfs", "ramfs", "sefs", "ext2")
+"""The file systems of Occlum that a project can add to those of its images."""
+OCCLUM_THREADS = 512
+"""Threads of an enclave of Occlum if a project does not say: BigDL's number for it. Occlum commits
+each thread's stack, so that 1024, as for Gramine, would cost every image 1 GiB of EPC."""
 
 _LEVELS = tuple(dict.fromkeys(level for levels in LOG_LEVELS.values() for level in levels))
 _SHA256 = "^[0-9a-fA-F]{64}$"
@@ -42,6 +48,8 @@ class Key(NamedTuple):
     """Regular expression of the text."""
 
 
+_OCCLUM_SIZE = r"^[ \t]*[0-9]+[ \t]*([KMGT]?B)[ \t]*$"
+_KSS_ID = "^[0-9a-fA-F]{32}$"
 _SIZE = "power of two from 16m to 512g; g means GiB, m means MiB"
 
 KEYS: dict[str, Key] = {
@@ -151,7 +159,8 @@ KEYS: dict[str, Key] = {
     "enclave": Key("mapping", "What every enclave has in common."),
     "enclave.max_threads": Key(
         "integer",
-        "Threads an enclave can have at once; each takes 360 KiB of it.",
+        "Threads an enclave can have at once; each takes 360 KiB of it. "
+        "For Occlum the default is 512, and each takes its stack and 16 KiB.",
         default=1024,
         least=1,
         most=4096,
@@ -182,6 +191,103 @@ KEYS: dict[str, Key] = {
     ),
     "gramine.template": Key("text", "Own manifest template, relative to this file."),
     "gramine.define": Key("map", "Further variables for the manifest template."),
+    "occlum": Key("mapping", "What concerns Occlum only. Sizes end in KB, MB, GB, TB or B."),
+    "occlum.version": Key(
+        "text",
+        "Version in the base, such as 0.29.7; found in the base when left out.",
+        pattern=r"^v?0\.[0-9]+\.[0-9]+$",
+    ),
+    "occlum.template": Key("text", "Own template of Occlum.json, relative to this file."),
+    "occlum.define": Key("map", "Further variables for the template."),
+    "occlum.kernel_heap": Key(
+        "text", "Heap of the library OS.", default="1GB", pattern=_OCCLUM_SIZE
+    ),
+    "occlum.kernel_heap_max": Key(
+        "text",
+        "What it may grow to; kernel_heap if left out. Without EDMM, Occlum 0.30 and later take "
+        "all of it from the start.",
+        pattern=_OCCLUM_SIZE,
+    ),
+    "occlum.kernel_stack": Key(
+        "text",
+        "Stack that each thread has in the library OS.",
+        default="1MB",
+        pattern=_OCCLUM_SIZE,
+    ),
+    "occlum.user_space_max": Key(
+        "text", "What user space may grow to (0.30 and later, with EDMM).", pattern=_OCCLUM_SIZE
+    ),
+    "occlum.init_threads": Key(
+        "integer", "Threads at start (0.30 and later, with EDMM).", least=1, most=4096
+    ),
+    "occlum.process": Key("mapping", "What a process inside gets."),
+    "occlum.process.stack": Key("text", "Its stack.", default="4MB", pattern=_OCCLUM_SIZE),
+    "occlum.process.heap": Key(
+        "text", "Its heap, as brk gives it.", default="32MB", pattern=_OCCLUM_SIZE
+    ),
+    "occlum.process.mmap": Key(
+        "text",
+        "Demanded by Occlum, without effect in any version.",
+        default="100MB",
+        pattern=_OCCLUM_SIZE,
+    ),
+    "occlum.entry_points": Key(
+        "texts", "Further paths inside that a host may start programs of.", pattern="^/"
+    ),
+    "occlum.mounts": Key("mappings", "Further file systems inside."),
+    "occlum.mounts[].type": Key("text", "Kind.", True, options=OCCLUM_MOUNTS),
+    "occlum.mounts[].target": Key("text", "Folder inside.", True, pattern="^/"),
+    "occlum.mounts[].source": Key(
+        "text", "Folder of the container; a relative one starts from the instance folder."
+    ),
+    "occlum.mounts[].options": Key("mapping", "What Occlum.json has under options."),
+    "occlum.mounts[].options.temporary": Key(
+        "boolean", "What is written is thrown away with the enclave.", default=False
+    ),
+    "occlum.mounts[].options.cache_size": Key(
+        "text", "Cache of the file system, 192KB at least.", pattern=_OCCLUM_SIZE
+    ),
+    "occlum.mounts[].options.disk_size": Key(
+        "text", "Disk of an ext2, 5GB at least.", pattern=_OCCLUM_SIZE
+    ),
+    "occlum.features": Key("mapping", "What is asked of CPU and library OS."),
+    "occlum.features.amx": Key(
+        "integer",
+        "AMX: 0 must be off, 1 must be on, 2 as the host has it (0.30 and later).",
+        default=0,
+        least=0,
+        most=2,
+    ),
+    "occlum.features.pkru": Key(
+        "integer", "Protection keys: the same (0.28 and later).", default=0, least=0, most=2
+    ),
+    "occlum.features.io_uring": Key(
+        "integer", "Number of io_uring instances (0.31 and later).", default=0, least=0, most=16
+    ),
+    "occlum.features.posix_shm": Key(
+        "boolean", "POSIX shared memory (0.30.1 and later).", default=False
+    ),
+    "occlum.kss": Key("mapping", "Ids of key separation and sharing; off if left out."),
+    "occlum.kss.family_id": Key(
+        "text", "Family: 32 hex digits.", default="0" * 32, pattern=_KSS_ID
+    ),
+    "occlum.kss.ext_prod_id": Key(
+        "text", "Extended product: 32 hex digits.", default="0" * 32, pattern=_KSS_ID
+    ),
+    "occlum.disable_log": Key(
+        "boolean",
+        "The library OS says nothing at all (0.30.1 and later); if left out, log level off "
+        "decides.",
+    ),
+    "occlum.epc_request": Key(
+        "text",
+        "Bytes that pods ask for as sgx.intel.com/epc, such as 16Gi; compared with what the "
+        "enclave takes.",
+        pattern=QUANTITY,
+    ),
+    "occlum.environment": Key(
+        "map", "Settings under the names that BigDL's images read from the environment."
+    ),
     "launch": Key("mapping", "What runs inside (profile strict)."),
     "launch.command": Key(
         "texts", "Absolute path of the program, and its arguments; sealed.", least=1

@@ -163,6 +163,11 @@ def parse_project(root: Node, path: Path) -> Project:
         encrypted=parse_encrypted(keys["encrypted"]) if "encrypted" in keys else (),
         cache=host_path(keys["cache"], folder) if "cache" in keys else None,
     )
+    _check_sections(keys, libos)
+    if libos == "occlum":
+        from imagekit.spec.occlum_rules import occlum_project  # here: Gramine needs none of it
+
+        project = occlum_project(project, keys)
     if project.gramine.version == "1.3" and project.enclave.edmm:
         raise keys["enclave"].error(
             "edmm needs Gramine 1.4 or later, and gramine.version is 1.3", "set edmm: false"
@@ -178,6 +183,20 @@ def parse_project(root: Node, path: Path) -> Project:
         except UsageError as error:
             raise keys["image"].error(error.problem, error.hint) from None
     return project
+
+
+def _check_sections(keys: Mapping[str, Node], libos: str) -> None:
+    """Refuse what another library OS has."""
+    other = {"gramine": "occlum", "occlum": "gramine"}[libos]
+    if other in keys:
+        raise keys[other].error(
+            f"concerns {other}, and libos is {libos}", f"leave it out, or write libos: {other}"
+        )
+    if libos == "occlum" and "encrypted" in keys:
+        raise keys["encrypted"].error(
+            "is of Gramine; Occlum encrypts what its enclave writes below / by itself",
+            "leave it out, or write libos: gramine",
+        )
 
 
 def _check_schema(root: Node) -> None:

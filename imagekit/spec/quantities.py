@@ -4,7 +4,6 @@ Source: Kubernetes API conventions, "Quantity".
 """
 
 import re
-from fractions import Fraction
 
 from imagekit.errors import UsageError
 from imagekit.spec.fields import shown
@@ -16,9 +15,7 @@ _BINARY = {f"{letter}i": 1 << 10 * power for power, letter in enumerate("KMGTPE"
 _DECIMAL = {letter: 1000**power for power, letter in enumerate(("", *"kMGTPE"))}
 _MOST = (1 << 63) - 1
 
-QUANTITY = (
-    r"^([0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20})([KMGTPE]i|[kMGTPE]?|[eE][+-]?[0-9]{1,2})$"
-)
+QUANTITY = r"^([0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20})([KMGTPE]i|[kMGTPE]?|[eE][+-]?[0-9]{1,2})$"
 """What a quantity of bytes looks like, as a regular expression of JSON Schema."""
 
 
@@ -39,6 +36,8 @@ def parse_quantity(text: str, what: str = "quantity") -> int:
         if lower is not None:
             hint = f"write {lower[1]}{lower[2].upper()}i"
         raise UsageError(f"{what} {shown(text)} is not a quantity of Kubernetes", hint)
+    from fractions import Fraction  # here: most projects have no quantity
+
     number, unit = Fraction(match[1].rstrip(".")), match[2]
     if unit[:1] in ("e", "E") and len(unit) > 1 and unit != "Ei":
         size = number * Fraction(10) ** int(unit[1:])

@@ -35,10 +35,33 @@ def value(text: str) -> Any:
     return yaml.load(text, CoreLoader)
 
 
-def switched_on(text: str) -> str:
-    """The template with all settings switched on, but the one that excludes others."""
+def switched_on(text: str, libos: str | None = None) -> str:
+    """The template with all settings switched on, but the one that excludes others.
+
+    With a library OS, as a project for it: without the sections of the other one.
+    """
     lines = [line for line in text.splitlines() if "#image: oci:base" not in line]
-    return "\n".join(re.sub(r"^( *)#(?=[-\w])", r"\1", line) for line in lines) + "\n"
+    whole = "\n".join(re.sub(r"^( *)#(?=[-\w])", r"\1", line) for line in lines) + "\n"
+    if libos is None:
+        return whole
+    others = {"gramine": "occlum", "occlum": "gramine|encrypted"}[libos]
+    whole = re.sub(rf"^({others}):.*\n((  .*)?\n)+", "", whole, flags=re.MULTILINE)
+    if libos == "occlum":
+        for given, instead in FOR_OCCLUM.items():
+            assert given in whole
+            whole = whole.replace(given, instead)
+    return whole
+
+
+FOR_OCCLUM = {
+    "libos: gramine ": "libos: occlum ",
+    "log: [error, debug, all]": "log: [error, debug, info]",
+    "attestation: none, log: all}": "attestation: none, log: debug}",
+    "{libos: gramine,": "{libos: occlum,",
+    "version: 0.29.7": "version: 0.31.0",
+    "edmm: false ": "edmm: true ",
+}
+"""What a project for Occlum with every setting of the template writes in another way."""
 
 
 def read(text: str) -> None:
@@ -59,7 +82,11 @@ def test_every_key_is_described() -> None:
         assert key.text.endswith("."), path
 
 
-@pytest.mark.parametrize("text", [TEMPLATE, switched_on(TEMPLATE)], ids=["as-is", "all-on"])
+@pytest.mark.parametrize(
+    "text",
+    [TEMPLATE, switched_on(TEMPLATE, "gramine"), switched_on(TEMPLATE, "occlum")],
+    ids=["as-is", "all-on", "all-on-occlum"],
+)
 def test_the_template_is_read_and_satisfies_the_schema(text: str) -> None:
     read(text)
     VALIDATOR.validate(value(text))
@@ -114,6 +141,12 @@ MAPPINGS = {
     "enclave": "enclave: {zzzzz: 1}",
     "signing": "signing: {zzzzz: 1}",
     "gramine": "gramine: {zzzzz: 1}",
+    "occlum": "occlum: {zzzzz: 1}",
+    "occlum.process": "occlum: {process: {zzzzz: 1}}",
+    "occlum.mounts[]": "occlum: {mounts: [{type: ramfs, target: /a, zzzzz: 1}]}",
+    "occlum.mounts[].options": "occlum: {mounts: [{type: ramfs, target: /a, options: {zzzzz: 1}}]}",
+    "occlum.features": "occlum: {features: {zzzzz: 1}}",
+    "occlum.kss": "occlum: {kss: {zzzzz: 1}}",
     "launch": "launch: {zzzzz: 1}",
     "launch.attestation": "launch: {attestation: {zzzzz: 1}}",
     "encrypted[]": "encrypted: [{path: /a, zzzzz: 1}]",
@@ -129,6 +162,8 @@ def project_with(text: str) -> str:
         "base": '{image: "oci:x"}',
         "matrix": "{epc: [8g]}",
     }
+    if text.startswith("occlum:"):
+        lines["libos"] = "occlum"
     rest = "".join(f"{k}: {v}\n" for k, v in lines.items() if f"{k}:" not in text.partition(" ")[0])
     return rest.replace("schema: 1\n", "" if "schema: 1" in text else "schema: 1\n") + text
 
@@ -161,6 +196,9 @@ def test_every_mapping_of_the_table_is_among_those_looked_at() -> None:
         f"signed_by: {{url: 'https://a.example/k', sha256: {'0' * 64}}}}}]}}",
         "launch: {command: [/a, '', 1], passthrough: [], env: {A: ''}}",
         "trusted: [/a/, 'file:/b']",
+        "occlum: {version: 0.30.1, kernel_heap: 1 GB, epc_request: 17179869184}",
+        "occlum: {epc_request: 16Gi, environment: {MALLOC_ARENA_MAX: 4}}",
+        f"occlum: {{kss: {{family_id: {'1' * 32}}}, entry_points: [/a/b]}}",
     ],
 )
 def test_what_the_parser_takes_the_schema_takes(text: str) -> None:
@@ -193,6 +231,21 @@ def test_what_the_parser_takes_the_schema_takes(text: str) -> None:
         "launch: {env: {1A: x}}",
         "trusted: [a]",
         "paths: {python: python3}",
+        "occlum: {version: '0.29'}",
+        "occlum: {kernel_heap: 1g}",
+        "occlum: {kernel_heap: 1.5GB}",
+        "occlum: {process: {heap: '1024'}}",
+        "occlum: {features: {amx: 3}}",
+        "occlum: {features: {io_uring: 17}}",
+        "occlum: {kss: {family_id: '0x1'}}",
+        "occlum: {mounts: [{type: nfs, target: /a}]}",
+        "occlum: {mounts: [{type: ramfs, target: a}]}",
+        "occlum: {mounts: [{type: ramfs}]}",
+        "occlum: {entry_points: [a]}",
+        "occlum: {init_threads: 0}",
+        "occlum: {disable_log: 'true'}",
+        "occlum: {epc_request: 16GB}",
+        "occlum: {environment: {'A-B': 1}}",
     ],
 )
 def test_what_the_schema_refuses_the_parser_refuses(text: str) -> None:

@@ -160,7 +160,7 @@ def _threads(text: str) -> int | Wrong:
 
 def _switch(text: str) -> bool | Wrong:
     if text not in ("true", "false"):
-        return Wrong(f"{shown(text)} is neither true nor false", "write true or false, in lower case")
+        return Wrong(f"{shown(text)} is neither true nor false", "write it in lower case")
     return text == "true"
 
 

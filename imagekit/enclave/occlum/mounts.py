@@ -48,10 +48,24 @@ def mount_findings(
                     yield Finding(f"{inner}.type", problem, "a layer is a sefs")
         target = mount.get("target")
         if isinstance(target, str):
+            if mount.get("type") == "hostfs":
+                yield from _covers(key, target, document)
             if target in seen:
                 problem = f"{shown(target)} is the target of mount[{seen[target]}] already"
                 yield Finding(f"{key}.target", problem, "mount one file system there")
             seen.setdefault(target, number)
+
+
+def _covers(key: str, target: str, document: Mapping[str, Any]) -> Iterator[Finding]:
+    """Find entry points whose program would come from the host instead of the measured files."""
+    for path in array_at(document, "entry_points"):
+        if isinstance(path, str) and f"{path}/".startswith(f"{target.rstrip('/')}/"):
+            yield Finding(
+                f"{key}.target",
+                f"the host chooses the program of the entry point {shown(path)}",
+                "mount it beside the programs",
+                loads=True,
+            )
 
 
 def _root(mounts: list[Any]) -> Iterator[Finding]:
