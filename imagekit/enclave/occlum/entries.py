@@ -13,6 +13,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _INTERPRETER = re.compile(
     r"(ba|da|z|k|a)?sh|busybox|env|java|(python|pypy|perl|ruby|lua|node|nodejs|php|Rscript)[0-9.]*"
 )
+_PATH_MAX = 4096  # of Linux, with the byte behind it
 _FOLDERS = ("bin", "sbin")
 _TREES = ("/usr", "/usr/local", "/usr/lib", "/lib", "/lib64", "/opt", "/root")
 _LOADS_CODE = re.compile(
@@ -33,8 +34,9 @@ def entry_findings(
 
 def is_inside_path(path: str) -> bool:
     """Tell whether a text is an absolute path without detours: no ``.``, ``..``, ``//``."""
-    plain = path.startswith("/") and not path.startswith("//") and path.isprintable()
-    return plain and posixpath.normpath(path) == path
+    if len(path) >= _PATH_MAX or not path.startswith("/") or path.startswith("//"):
+        return False
+    return path.isprintable() and posixpath.normpath(path) == path
 
 
 def _entry_points(items: object) -> Iterator[Finding]:
@@ -43,6 +45,7 @@ def _entry_points(items: object) -> Iterator[Finding]:
     if not items:
         problem = "is empty: no program can be started"
         yield Finding("entry_points", problem, "name the program that a host may start")
+    seen: set[str] = set()
     for number, path in enumerate(items):
         key = f"entry_points[{number}]"
         if not isinstance(path, str):
@@ -50,7 +53,7 @@ def _entry_points(items: object) -> Iterator[Finding]:
         if not is_inside_path(path):
             problem = f"{shown(path)} is not an absolute path without detours"
             yield Finding(key, problem, "begin with /, without . or .. or a slash at the end")
-        elif path in items[:number]:
+        elif path in seen:
             yield Finding(key, f"{shown(path)} is there already", "remove it", WARNING)
         elif (reach := _reach(path)) is not None:
             yield Finding(
@@ -59,6 +62,7 @@ def _entry_points(items: object) -> Iterator[Finding]:
                 "name one program that takes no arguments",
                 WARNING,
             )
+        seen.add(path)
 
 
 def _reach(path: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from imagekit.enclave.findings import WARNING, Finding, shown
@@ -32,6 +33,7 @@ def mount_findings(
     if not isinstance(mounts, list):
         return
     yield from _root(mounts)
+    yield from _covered(mounts, array_at(document, "entry_points"))
     heap = heap_limit(document, version, edmm)
     seen: dict[str, int] = {}
     for number, mount in enumerate(mounts):
@@ -48,24 +50,32 @@ def mount_findings(
                     yield Finding(f"{inner}.type", problem, "a layer is a sefs")
         target = mount.get("target")
         if isinstance(target, str):
-            if mount.get("type") == "hostfs":
-                yield from _covers(key, target, document)
             if target in seen:
                 problem = f"{shown(target)} is the target of mount[{seen[target]}] already"
                 yield Finding(f"{key}.target", problem, "mount one file system there")
             seen.setdefault(target, number)
 
 
-def _covers(key: str, target: str, document: Mapping[str, Any]) -> Iterator[Finding]:
+def _covered(mounts: list[Any], entry_points: list[Any]) -> Iterator[Finding]:
     """Find entry points whose program would come from the host instead of the measured files."""
-    for path in array_at(document, "entry_points"):
-        if isinstance(path, str) and f"{path}/".startswith(f"{target.rstrip('/')}/"):
-            yield Finding(
-                f"{key}.target",
-                f"the host chooses the program of the entry point {shown(path)}",
-                "mount it beside the programs",
-                loads=True,
-            )
+    hosts = {
+        mount["target"]: number
+        for number, mount in enumerate(mounts)
+        if isinstance(mount, Mapping)
+        and mount.get("type") == "hostfs"
+        and isinstance(mount.get("target"), str)
+    }
+    for path in entry_points:
+        if not isinstance(path, str) or not is_inside_path(path):
+            continue
+        for folder in (PurePosixPath(path), *PurePosixPath(path).parents):
+            if str(folder) in hosts:
+                yield Finding(
+                    f"mount[{hosts[str(folder)]}].target",
+                    f"the host chooses the program of the entry point {shown(path)}",
+                    "mount it beside the programs",
+                    loads=True,
+                )
 
 
 def _root(mounts: list[Any]) -> Iterator[Finding]:

@@ -27,7 +27,7 @@ _KINDS = {
     "boolean": "true or false",
     "hex": 'a text like "0x1f"',
 }
-_SUGGESTIONS = 50  # unknown keys of one object that are looked up; each costs a millisecond
+_SEARCHES = 50  # unknown keys whose like is searched for; each search costs a millisecond
 
 
 def structure_findings(document: object, version: OcclumVersion) -> Iterator[Finding]:
@@ -37,48 +37,61 @@ def structure_findings(document: object, version: OcclumVersion) -> Iterator[Fin
         document: any JSON.
         version: the Occlum that is to read it.
     """
-    yield from _object("", "", document, version)
+    yield from _Walk(version).mapping("", "", document)
 
 
-def _object(table: str, label: str, value: object, version: OcclumVersion) -> Iterator[Finding]:
-    if not isinstance(value, Mapping):
-        yield _expected(label or "Occlum.json", "object", value)
-        return
-    known = names(table, version)
-    dot = f"{table}." if table else ""
-    for name in known:
-        if KEYS[dot + name].required and name not in value:
-            yield _missing(dotted(label, name), KEYS[dot + name])
-    unknown = 0
-    for name, inner in value.items():
-        path = dotted(label, str(name))
-        if name in known:
-            yield from _value(dot + name, path, inner, version)
-        else:
-            unknown += 1
-            yield _unknown(f"{dot}{name}", path, version, search=unknown <= _SUGGESTIONS)
+class _Walk:
+    """One walk over a document.
 
+    In it, ``table`` is the path of a key in the table of keys, ``label`` where the value stands.
+    """
 
-def _value(table: str, label: str, value: object, version: OcclumVersion) -> Iterator[Finding]:
-    key = KEYS[table]
-    if key.kind == "object":
-        yield from _object(table, label, value, version)
-    elif key.kind == "objects":
-        if not isinstance(value, list):
+    def __init__(self, version: OcclumVersion) -> None:
+        self._version = version
+        self._searches = _SEARCHES
+
+    def mapping(self, table: str, label: str, value: object) -> Iterator[Finding]:
+        if not isinstance(value, Mapping):
+            yield _expected(label or "Occlum.json", "object", value)
+            return
+        known = names(table, self._version)
+        dot = f"{table}." if table else ""
+        for name in known:
+            if KEYS[dot + name].required and name not in value:
+                yield _missing(dotted(label, name), KEYS[dot + name])
+        for name, inner in value.items():
+            path = dotted(label, str(name))
+            if name in known:
+                yield from self._value(dot + name, path, inner)
+            else:
+                yield self._unknown(f"{dot}{name}", path)
+
+    def _value(self, table: str, label: str, value: object) -> Iterator[Finding]:
+        key = KEYS[table]
+        if key.kind == "object":
+            yield from self.mapping(table, label, value)
+        elif key.kind not in ("objects", "texts"):
+            yield from _scalar(key, key.kind, label, value)
+        elif not isinstance(value, list):
             yield _expected(label, key.kind, value)
+        elif key.kind == "texts":
+            for number, item in enumerate(value):
+                yield from _scalar(key, "text", f"{label}[{number}]", item)
         elif ".options.layers[" in label:
             yield Finding(label, "a layer has no layers of its own", "use one unionfs", stock=True)
         else:
             for number, item in enumerate(value):
-                yield from _object(table_path(f"{table}[]"), f"{label}[{number}]", item, version)
-    elif key.kind == "texts":
-        if not isinstance(value, list):
-            yield _expected(label, key.kind, value)
-            return
-        for number, item in enumerate(value):
-            yield from _scalar(key, "text", f"{label}[{number}]", item)
-    else:
-        yield from _scalar(key, key.kind, label, value)
+                yield from self.mapping(table_path(f"{table}[]"), f"{label}[{number}]", item)
+
+    def _unknown(self, table: str, label: str) -> Finding:
+        other = other_version(table, self._version)
+        if other is not None:
+            return Finding(label, *other, loads=True)
+        self._searches -= 1
+        near = nearest_key(table, self._version) if self._searches >= 0 else None
+        hint = f"did you mean {near}?" if near else "leave it out"
+        problem = f"is not a key of Occlum {self._version.name}, which ignores it"
+        return Finding(label, problem, hint, loads=True)
 
 
 def _scalar(key: Key, kind: str, label: str, value: object) -> Iterator[Finding]:
@@ -147,13 +160,3 @@ def _missing(label: str, key: Key) -> Finding:
     elif label == "feature":
         hint = 'add it; "feature": {} asks for nothing'
     return Finding(label, "is missing", hint, stock=True)
-
-
-def _unknown(table: str, label: str, version: OcclumVersion, *, search: bool) -> Finding:
-    other = other_version(table, version)
-    if other is not None:
-        return Finding(label, *other, loads=True)
-    near = nearest_key(table, version) if search else None
-    hint = f"did you mean {near}?" if near else "leave it out"
-    problem = f"is not a key of Occlum {version.name}, which ignores it"
-    return Finding(label, problem, hint, loads=True)
