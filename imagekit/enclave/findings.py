@@ -15,6 +15,7 @@ WARNING: Literal["warning"] = "warning"
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST = 60
+_LONGEST_NUMBER = 256  # bits
 
 _shortener = reprlib.Repr()
 _shortener.maxlevel = 2
@@ -74,4 +75,6 @@ def shown(value: object) -> str:
         return "a table"
     if isinstance(value, list):
         return "an array"
+    if isinstance(value, int) and value.bit_length() > _LONGEST_NUMBER:
+        return "a very long number"  # TOML has them in hexadecimal; Python refuses to write it out
     return " ".join(_shortener.repr(value).split())

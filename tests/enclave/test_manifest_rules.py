@@ -489,3 +489,8 @@ def test_very_deep_nesting_is_no_crash():
         deep = [deep]
     for key in ("sgx/enclave_size", "loader/argv", "sys/ioctl_structs", "other"):
         assert isinstance(signing_findings(with_value(key, deep), "1.9"), tuple)
+
+
+def test_a_number_too_long_for_python_to_write_is_a_finding():
+    manifest = tomllib.loads("sgx.max_threads = 0x" + "f" * 5000)
+    assert "a very long number" in about(schema_findings(manifest, "1.9"), "sgx.max_threads").line
