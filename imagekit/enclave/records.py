@@ -26,7 +26,8 @@ _EEXTEND = int.from_bytes(b"EEXTEND\0", "little")
 
 _ADDED_BLOCK = 4096  # records; 256 KiB stay in the L2 cache
 _MEASURED_BLOCK = 48  # pages; 243 KiB
-_COPIES_BLOCK = 1 << 20  # bytes; larger copies are made one by one, which then costs little
+_COPIES_BLOCK = 1 << 20  # bytes of copies that are hashed at once
+_LARGEST_COPY = 1 << 22  # bytes; larger ones are made one by one, which then costs little
 _FEW_COPIES = 3
 _CHUNKS = 16
 _CHUNK_WORDS = 40  # 8 of the record, 32 of the content
@@ -117,7 +118,7 @@ class PageRecords(ABC):
         """
         if size == 0 or count <= 0:
             return
-        if size > _COPIES_BLOCK or count <= _FEW_COPIES:
+        if size > _LARGEST_COPY or count <= _FEW_COPIES:
             for number in range(1, count + 1):
                 write(self, number * step)
             return

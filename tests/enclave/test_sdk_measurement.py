@@ -191,6 +191,7 @@ def test_text_relocations_make_their_pages_writable():
     data = with_blocks(make_enclave(recipe), make_block([]))
     without = with_blocks(make_enclave(Recipe(code_size=0x3000)), make_block([]))
     assert fast(data) == slow_mr_enclave(data) != fast(without)
+    assert not read_enclave(PLAIN, "x").image.relocated_pages()  # no DT_TEXTREL
     # 0xFF8 is the last place of 8 bytes that does not reach into the next page.
     for place, pages in ((0xFF8, 1), (0xFF9, 2)):
         image = read_enclave(
@@ -309,6 +310,8 @@ def test_memory_does_not_grow_with_the_enclave():
             entry(ADD, 1 << 20, 1 << 33),
             entry(BOTH, 40, 1 << 38),
             LayoutGroup(0x1009, 1, 1 << 7, 1 << 20),
+            entry(BOTH, 1 << 12, 1 << 39),
+            LayoutGroup(0x1009, 1, 4, 1 << 24),
         ],
         enclave_size=1 << 40,
     )

@@ -27,7 +27,7 @@ MAX_HASHED = 256 << 30
 """Most bytes that a measurement hashes unless told otherwise: 4 TiB of pages that are only added,
 or 50 GiB of measured ones."""
 
-_CHUNK = 1024 * PAGE_SIZE
+_CHUNK = 960 * PAGE_SIZE
 _TCS_ADDRESSES = (16, 48, 56)
 """Fields of a TCS that are relative to its own page in the file: OSSA, OFSBASE, OGSBASE."""
 
@@ -112,37 +112,55 @@ def measure_block(
             f"records to be hashed; the limit is {limit / (1 << 30):.1f} GiB",
             "this is most likely a broken file; take it as sgx_sign (or imagekit) wrote it",
         )
-    loader = _Loader(plan, image.relocated_pages(), patched(image, metadata))
+    loader = _Loader(plan, image.relocated_pages(), PatchedFile(image, metadata))
     recorder = Recorder(metadata.ssa_frame_pages, plan.enclave_size, progress)
     for step in plan.steps:
         loader.add(recorder, step)
     return Measurement(recorder.digest(), plan, recorder.hashed_bytes)
 
 
-def patched(image: EnclaveImage, metadata: Metadata) -> bytes:
-    """Give the file as it is loaded, the metadata's patches applied.
+class PatchedFile:
+    """An enclave's file as it is loaded, the metadata's patches applied where it is read.
+
+    Args:
+        image: the file.
+        metadata: whose patches.
 
     Raises:
         InputError: a patch reads outside the metadata or writes outside the file.
     """
-    data = bytearray(image.data)
-    for number, patch in enumerate(metadata.patches):
-        source_end = patch.source + patch.size
-        end = patch.destination + patch.size
-        if source_end > metadata.size or end > len(data):
-            where = "metadata" if source_end > metadata.size else "file"
-            raise InputError(
-                f"{image.name}: patch {number} of the metadata reaches outside the {where}",
-                "take the file as sgx_sign (or imagekit) wrote it",
-            )
-        data[patch.destination : end] = metadata.block[patch.source : source_end]
-    return bytes(data)
+
+    def __init__(self, image: EnclaveImage, metadata: Metadata) -> None:
+        self._data = memoryview(image.data)
+        self._patches: list[tuple[int, bytes]] = []
+        for number, patch in enumerate(metadata.patches):
+            end = patch.source + patch.size
+            outside = end > metadata.size and "metadata"
+            outside = outside or (patch.destination + patch.size > len(image.data) and "file")
+            if outside:
+                raise InputError(
+                    f"{image.name}: patch {number} of the metadata reaches outside the {outside}",
+                    "take the file as sgx_sign (or imagekit) wrote it",
+                )
+            self._patches.append((patch.destination, metadata.block[patch.source : end]))
+
+    def __getitem__(self, place: slice) -> bytes | memoryview:
+        """Give the bytes from `place.start` to `place.stop`."""
+        start, stop = place.start, place.stop
+        here = [(at, new) for at, new in self._patches if at < stop and start < at + len(new)]
+        if not here:
+            return self._data[start:stop]
+        found = bytearray(self._data[start:stop])
+        for at, new in here:
+            low, high = max(at, start), min(at + len(new), stop)
+            found[low - start : high - start] = new[low - at : high - at]
+        return bytes(found)
 
 
 class _Loader:
     """Adds pages as the SDK's loader does."""
 
-    def __init__(self, plan: LoadPlan, relocated: frozenset[int], file: bytes) -> None:
+    def __init__(self, plan: LoadPlan, relocated: frozenset[int], file: PatchedFile) -> None:
         self._shift = plan.image_offset
         self._relocated = sorted(relocated)
         self._file = file
@@ -173,7 +191,7 @@ class _Loader:
             page = _tcs(piece.data, piece.segment, offset - self._shift)
             records.measure_bytes(offset, page, region.flags)
         else:
-            data = self._file if piece.data is None else piece.data
+            data = self._file if piece.data is None else memoryview(piece.data)
             pages = self._relocated if piece.data is None else []
             for first, end, writable in _runs(piece.segment, pages):
                 flags = region.flags | (W if writable else 0)
@@ -203,7 +221,7 @@ def _runs(segment: Segment, relocated: list[int]) -> Iterator[tuple[int, int, bo
 def _content(
     records: "PageRecords",
     segment: Segment,
-    data: bytes,
+    data: PatchedFile | memoryview,
     pages: tuple[int, int],
     shift: int,
     flags: int,
@@ -212,12 +230,11 @@ def _content(
     at, end = pages
     data_end = segment.vaddr + segment.filesz
     content_end = min(end, page_ceil(data_end)) if segment.filesz else at
-    view = memoryview(data)
     while at < content_end:
         stop = min(at + _CHUNK, content_end)
         low, high = max(at, segment.vaddr), min(stop, data_end)
         start = segment.offset + low - segment.vaddr
-        found: bytes | memoryview = view[start : start + high - low]
+        found = data[start : start + high - low]
         if (low, high) != (at, stop):
             found = bytes(low - at) + found + bytes(stop - high)
         records.measure_bytes(at + shift, found, flags)
