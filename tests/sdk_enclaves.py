@@ -1,9 +1,9 @@
 """Makes small enclave libraries of the Intel SGX SDK's shape, unsigned, byte by byte.
 
 No compiler, no SDK, nothing but the standard library: this file also runs alone where only python3
-is. What it makes cannot run (the code is filler), but it has all that signing and measuring look
-at: three loadable segments, dynamic symbols ``enclave_entry`` and ``g_global_data``, relocations,
-the empty note ``.note.sgxmeta``, and Occlum's ``.builtin_config``.
+(3.8 or later) is. What it makes cannot run (the code is filler), but it has all that signing and
+measuring look at: three loadable segments, dynamic symbols ``enclave_entry`` and ``g_global_data``,
+relocations, the empty note ``.note.sgxmeta``, and Occlum's ``.builtin_config``.
 
 usage: python3 sdk_enclaves.py make OUT.so
        python3 sdk_enclaves.py patch IN.so MAC_FILE OUT.so
@@ -243,7 +243,8 @@ def _program_headers(
     out: _Writer, recipe: Recipe, starts: "list[tuple[int, int]]", ends: "list[tuple[int, int]]"
 ) -> "list[bytes]":
     headers = []
-    for flags, (offset, address), (end, memory_end) in zip((4, 5, 6), starts, ends, strict=True):
+    for number, flags in enumerate((4, 5, 6)):  # R, R and X, R and W
+        (offset, address), (end, memory_end) = starts[number], ends[number]
         sizes = (end - offset, memory_end - address)
         headers.append(_PHDR.pack(1, flags, offset, address, address, *sizes, PAGE))
     dynamic = out[".dynamic"]

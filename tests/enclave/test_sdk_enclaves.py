@@ -1,5 +1,6 @@
 """The enclave libraries that the tests make: like the SDK's own, and made with python3 alone."""
 
+import ast
 import os
 import struct
 import subprocess
@@ -26,6 +27,7 @@ def test_the_same_recipe_gives_the_same_bytes():
 def test_python_alone_makes_and_patches_one(tmp_path):
     (tmp_path / "mac").write_bytes(b"-".join([b"cd"] * 16) + b"\n")
     script = Path(sdk_enclaves.__file__).read_bytes()
+    ast.parse(script, feature_version=(3, 8))
     (tmp_path / "make.py").write_bytes(script)
     for arguments in (("make", "a.so"), ("patch", "a.so", "mac", "b.so")):
         # -I -S: neither this folder nor what is installed beside the standard library.
