@@ -60,7 +60,7 @@ def ordered(findings: list[Finding]) -> tuple[Finding, ...]:
 
 def dotted(parent: str, key: str) -> str:
     """Give the path of a key below a parent, quoted where TOML wants quotes; always one line."""
-    name = key if _BARE_KEY.fullmatch(key) else json.dumps(key)
+    name = key if _BARE_KEY.fullmatch(key) else _escaped(json.dumps(key))
     return f"{parent}.{name}" if parent else name
 
 
@@ -70,7 +70,7 @@ def shown(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         text = value if len(value) <= _LONGEST else value[: _LONGEST - 1] + "…"
-        return json.dumps(text, ensure_ascii=False)
+        return _escaped(json.dumps(text, ensure_ascii=False))
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, list):
@@ -78,3 +78,8 @@ def shown(value: object) -> str:
     if isinstance(value, int) and value.bit_length() > _LONGEST_NUMBER:
         return "a very long number"  # TOML has them in hexadecimal; Python refuses to write it out
     return " ".join(_shortener.repr(value).split())
+
+
+def _escaped(text: str) -> str:
+    """Spell characters that move a terminal or cannot be seen; JSON leaves many of them as is."""
+    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)

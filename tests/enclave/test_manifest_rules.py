@@ -494,3 +494,10 @@ def test_very_deep_nesting_is_no_crash():
 def test_a_number_too_long_for_python_to_write_is_a_finding():
     manifest = tomllib.loads("sgx.max_threads = 0x" + "f" * 5000)
     assert "a very long number" in about(schema_findings(manifest, "1.9"), "sgx.max_threads").line
+
+
+@pytest.mark.parametrize("text", ["\x7f", "\x9b", "\u2028", "\u202e", "a\tb"])
+def test_what_a_terminal_would_act_on_is_spelt_out(text):
+    found = schema_findings(with_value("sgx/max_threads", text) | {text: 1}, "1.9")
+    assert all(finding.line.isprintable() for finding in found)
+    assert len(found) == 2

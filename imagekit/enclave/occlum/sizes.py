@@ -85,7 +85,8 @@ def _hint(text: str) -> str:
     match = _ANY_UNIT.fullmatch(text)
     if match is not None:
         number, letter = match[1].strip(_BLANKS), match[2].upper()
-        if re.fullmatch("[0-9]{1,15}", number, re.ASCII):
+        whole = re.fullmatch("[0-9]{1,15}", number, re.ASCII) is not None
+        if whole and int(number) * UNITS[f"{letter}B"] <= LARGEST:
             return f'write "{int(number)}{letter}B"'
         exact = _fraction(number, f"{letter}B")
         if exact is not None:
@@ -97,7 +98,7 @@ def _with_unit(number: int) -> str:
     if number > LARGEST:
         return 'it like "16GB"'
     exact = f'"{occlum_size(number)}" if these are bytes'
-    return exact if number % 1024 == 0 and number > 1 << 16 else f'{exact}, "{number}MB" if MB'
+    return exact if number >= 1 << 20 else f'{exact}, "{number}MB" if MB'
 
 
 def _fraction(number: str, unit: str) -> str | None:
@@ -107,4 +108,4 @@ def _fraction(number: str, unit: str) -> str | None:
         return None
     scale = 10 ** len(match[2])
     size, rest = divmod((int(match[1]) * scale + int(match[2])) * UNITS[unit], scale)
-    return occlum_size(size) if not rest and size else None
+    return occlum_size(size) if not rest and 0 < size <= LARGEST else None
