@@ -282,6 +282,8 @@ def test_more_work_than_the_limit_is_refused_before_hashing():
     with pytest.raises(InputError, match=r"256\.0 GiB of records.*limit is 0\.5 GiB"):
         measure(enclave, done.append, limit=1 << 29)
     assert not done
+    with pytest.raises(InputError, match=r"limit is 128\.0 GiB"):
+        measure(enclave)
     endless = read([entry(ADD), LayoutGroup(0x1009, 1, HUGE, 1 << 20)], enclave_size=1 << 63)
     with pytest.raises(InputError, match="limit"):
         measure(endless, limit=1 << 37)

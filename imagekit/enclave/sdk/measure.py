@@ -23,9 +23,9 @@ from imagekit.errors import CheckError, InputError
 if TYPE_CHECKING:
     from imagekit.enclave.records import PageRecords
 
-MAX_HASHED = 256 << 30
-"""Most bytes that a measurement hashes unless told otherwise: 4 TiB of pages that are only added,
-or 50 GiB of measured ones."""
+MAX_HASHED = 128 << 30
+"""Most bytes that a measurement hashes unless told otherwise: 8 TiB of pages that are only added,
+or 101 GiB of measured ones."""
 
 _CHUNK = 960 * PAGE_SIZE
 _TCS_ADDRESSES = (16, 48, 56)
