@@ -11,7 +11,7 @@ from imagekit.enclave.sdk.tables import LayoutAttribute, LayoutEntry, LayoutGrou
 from imagekit.enclave.sigstruct import SigStructBody
 
 _HINT = "build it again from this Occlum.json, with the toolchain of this version"
-_MARKED_KEYS = 0x60200  # XFRM bits of AMX and PKRU, which Occlum.json decides
+_XFRM = {"amx": 0x60000, "pkru": 0x200}  # the bits that Occlum.json decides
 
 # What a value of the enclave comes from.
 _KEYS = {
@@ -89,10 +89,11 @@ def sigstruct_findings(expected: EnclaveConfig, body: SigStructBody) -> tuple[Fi
     if (wanted.flags_mask ^ body.flags_mask) & DEBUG:
         on = not expected.disable_debug
         found.append(_differs("disable_debug", on, not on, name))
-    for field in ("xfrm", "xfrm_mask"):
-        ours, theirs = getattr(wanted, field), getattr(body, field)
-        if (ours ^ theirs) & _MARKED_KEYS:
-            found.append(_differs("amx", f"{field} {ours:#x}", f"{theirs:#x}", name))
+    for key, bits in _XFRM.items():
+        ours, theirs = ((b.xfrm & bits, b.xfrm_mask & bits) for b in (wanted, body))
+        if ours != theirs:
+            wanted_bits, found_bits = (f"{xfrm:#x} with mask {m:#x}" for xfrm, m in (ours, theirs))
+            found.append(_differs(key, wanted_bits, found_bits, f"{name}'s XFRM"))
     return ordered(found)
 
 
@@ -104,8 +105,8 @@ def layout_findings(expected: EnclaveConfig, metadata: Metadata) -> tuple[Findin
         metadata: the block that is measured.
     """
     pages = _pages_at_start(metadata)
-    stack = pages.get(LayoutId.STACK_MIN, 0) * PAGE_SIZE
     threads = pages.get(LayoutId.TCS, 0)
+    stack = pages.get(LayoutId.STACK_MIN, 0) * PAGE_SIZE // (threads or 1)
     user = sum(pages.get(id, 0) for id in (LayoutId.RSRV_MIN, LayoutId.RSRV_INIT)) * PAGE_SIZE
     heap = sum(pages.get(id, 0) for id in (LayoutId.HEAP_MIN, LayoutId.HEAP_INIT)) * PAGE_SIZE
     name = "the enclave's layout"
@@ -114,7 +115,7 @@ def layout_findings(expected: EnclaveConfig, metadata: Metadata) -> tuple[Findin
             _differs(key, wanted, found, name)
             for key, wanted, found in (
                 ("tcs_num", expected.tcs_num, threads),
-                ("stack_min", expected.stack_min * expected.tcs_num, stack),
+                ("stack_min", expected.stack_min, stack),
                 ("heap_init", expected.heap_init, heap),
                 ("reserved_init", expected.reserved_init, user),
             )

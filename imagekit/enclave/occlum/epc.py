@@ -6,10 +6,12 @@ starts. Guard pages cost address space only, and so does rounding up to a power 
 
 from dataclasses import dataclass
 
-from imagekit.enclave.elf import PAGE_SIZE
+from imagekit.enclave.elf import PAGE_SIZE, page_ceil
 from imagekit.enclave.findings import WARNING, Finding
 from imagekit.enclave.sdk.body import save_area
 from imagekit.enclave.sdk.config import EnclaveConfig
+from imagekit.enclave.sdk.image import EnclaveImage
+from imagekit.enclave.sdk.program import tls_size
 
 RESOURCE = "sgx.intel.com/epc"
 """Kubernetes' name of the EPC that a container may use, in bytes (Intel's device plugin)."""
@@ -82,6 +84,19 @@ def most_epc(
 def _thread(enclave: EnclaveConfig, thread_data_pages: int) -> int:
     save = _SSA_FRAMES * save_area(enclave).frame_pages
     return enclave.stack_max + PAGE_SIZE * (_TCS_PAGES + save + thread_data_pages)
+
+
+def library_pages(image: EnclaveImage) -> tuple[int, int]:
+    """Give the pages that the library OS brings: ``elf_pages`` and ``thread_data_pages``.
+
+    Args:
+        image: the library, signed or not.
+
+    Raises:
+        InputError: its program headers do not hold together.
+    """
+    elf_pages = sum(s.end_page - s.first_page for s in image.elf.segments) // PAGE_SIZE
+    return elf_pages, 1 + page_ceil(tls_size(image)) // PAGE_SIZE
 
 
 def request_finding(
