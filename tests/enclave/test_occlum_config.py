@@ -530,8 +530,11 @@ def test_every_value_is_read() -> None:
             metadata__family_id={"high": "0x1", "low": "0xF"},
             metadata__ext_prod_id={"high": "0x0", "low": "0xffffffffffffffff"},
             feature={
-                "amx": 1, "pkru": 2, "io_uring": 16,
-                "enable_edmm": True, "enable_posix_shm": True,
+                "amx": 1,
+                "pkru": 2,
+                "io_uring": 16,
+                "enable_edmm": True,
+                "enable_posix_shm": True,
             },
             mount=mounts({"type": "ext2", "target": "/disk", "options": disk}),
         ),
