@@ -6,8 +6,9 @@ from typing import Any
 from imagekit.errors import InputError, UsageError
 from imagekit.files import write_atomically, write_new
 from imagekit.kms.account import BIGDL, Account
+from imagekit.render.yaml_text import to_yaml
 from imagekit.runtime import settings
-from imagekit.secrets.kubernetes import check_label, secret, to_yaml
+from imagekit.secrets.kubernetes import check_label, secret
 
 SECRET = "kms-secret"  # noqa: S105 - a name, by BigDL's templates
 KEYS = {"app_id": "APP_ID", "api_key": "API_KEY", "policy_id": "ATTESTATION_POLICYID"}

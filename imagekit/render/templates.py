@@ -1,13 +1,13 @@
 """Template folders and the jinja2 environment that all of them are rendered with.
 
-The folders (``dockerfiles/``, ``gramine/``) stand at the top of the source tree so that they can be
-read without knowing the code; the wheel carries them inside the package. Both are reached through
-:func:`template_folder` and nothing else.
+The folders (``dockerfiles/``, ``gramine/``, ``occlum/``) stand at the top of the source tree so
+that they can be read without knowing the code; the wheel carries them inside the package. All are
+reached through :func:`template_folder` and nothing else.
 """
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,20 @@ def dockerfile_word(value: str) -> str:
     return f'"{quoted}"'
 
 
-def json_words(value: Sequence[str]) -> str:
-    """Give words as a JSON array, the exec form of a Dockerfile's ENTRYPOINT."""
-    return json.dumps(list(value), ensure_ascii=False)
+def json_literal(value: object) -> str:
+    """Give JSON for a text, number, boolean, None, mapping, or any series of these.
+
+    Words become an array, the exec form of a Dockerfile's ENTRYPOINT.
+    """
+
+    def other(inner: object) -> object:
+        if isinstance(inner, jinja2.Undefined):
+            str(inner)  # raises the error that names the variable
+        if isinstance(inner, Iterable):
+            return list(inner)
+        raise TypeError(f"no JSON for {type(inner).__name__}")
+
+    return json.dumps(value, ensure_ascii=False, default=other)
 
 
 def environment() -> jinja2.Environment:
@@ -68,7 +79,7 @@ def environment() -> jinja2.Environment:
     env.filters["toml"] = toml_literal
     env.filters["sh"] = shlex.quote
     env.filters["dockerfile"] = dockerfile_word
-    env.filters["json"] = json_words
+    env.filters["json"] = json_literal
     return env
 
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imagekit.errors import UsageError
+from imagekit.render.yaml_text import to_yaml
 from imagekit.secrets.folder import SecretFiles
-from imagekit.secrets.kubernetes import check_label, metadata, to_yaml
+from imagekit.secrets.kubernetes import check_label, metadata
 
 DEFAULT_NAME = "spark"
 """The account in BigDL's guides, for Flink as well."""

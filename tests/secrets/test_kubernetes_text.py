@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from kubernetes_objects import allows
 
 from imagekit.errors import UsageError
+from imagekit.render.yaml_text import to_yaml
 from imagekit.secrets import rbac
-from imagekit.secrets.kubernetes import check_label, secret, to_yaml
+from imagekit.secrets.kubernetes import check_label, secret
 
 RECORDED = sorted((Path(__file__).parents[1] / "golden" / "kubernetes").glob("*-requests.json"))
 

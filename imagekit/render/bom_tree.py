@@ -1,0 +1,256 @@
+"""The tree of an Occlum enclave as it is put together from a base, and as ``copy_bom`` takes it."""
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from imagekit.errors import InputError
+from imagekit.render.pod_paths import is_normal, pod_path_at, pod_paths_below
+
+
+class Entry(Protocol):
+    """What stands at a path (:class:`imagekit.images.rootfs.Entry`)."""
+
+    @property
+    def kind(self) -> str:
+        """``file``, ``dir``, ``symlink`` or something else."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of a file."""
+
+    @property
+    def target(self) -> str:
+        """What a link says."""
+
+
+class Files(Protocol):
+    """The files of an image (:class:`imagekit.images.rootfs.Rootfs`)."""
+
+    def kind(self, path: str) -> str | None:
+        """Give ``file`` or ``dir``, links followed; None for anything else or nothing."""
+
+    def entry(self, path: str, follow: bool = True) -> Entry | None:
+        """Give what stands at a path, a link at its end followed or not."""
+
+    def resolve(self, path: str) -> str:
+        """Give the path without any link in it."""
+
+    def children(self, path: str) -> Sequence[str]:
+        """Give the names in a folder, sorted."""
+
+    def read(self, path: str) -> bytes:
+        """Give a file's content."""
+
+
+class EnclaveTree:
+    """What is put into the tree, from where.
+
+    Args:
+        files: the base.
+        where: the project file, for messages.
+        excluded: names that are left out of every folder.
+    """
+
+    def __init__(self, files: Files, where: str, excluded: Sequence[str]) -> None:
+        self._source = files
+        self._where = where
+        self._excluded = frozenset(excluded)
+        self._folders: dict[str, str] = {}  # by the path inside: the path in the base
+        self._files: dict[str, str] = {}
+        self._links: dict[str, str] = {}  # to a path inside
+        self._empty: set[str] = set()
+
+    def add_folder(self, path: str, key: str, inside: str | None = None) -> None:
+        """Put a whole folder in.
+
+        Args:
+            path: in the base.
+            key: of the project file that it comes from, for messages.
+            inside: where to; None for the same path.
+
+        Raises:
+            InputError: it is not in the base, is no folder, or holds what belongs to a pod.
+        """
+        self._check(path, key, "dir")
+        inside = path if inside is None else inside
+        for folder in sorted({path, inside, self._source.resolve(path)}):
+            for own, always in pod_paths_below(folder):
+                if always or self._source.entry(own, follow=False) is not None:
+                    raise self._of_a_pod(key, f"{path}/", own)
+        self._folders[inside] = path
+
+    def add_file(self, path: str, key: str, inside: str | None = None) -> None:
+        """Put a file in; a link becomes a link to the file that it leads to.
+
+        Programs look for their parts beside the file that they are, so a copy of one under the name
+        of a link to it might not start.
+
+        Args:
+            path: in the base.
+            key: of the project file that it comes from, for messages.
+            inside: where to; None for the same path.
+
+        Raises:
+            InputError: it is not in the base, is no file, or belongs to a pod.
+        """
+        self._check(path, key, "file")
+        entry = self._source.entry(path, follow=False)
+        if inside is None and entry is not None and entry.kind == "symlink":
+            real = self._source.resolve(path)
+            self._check(real, key, "file")
+            self._links[path] = real
+            path = real
+        self._files[path if inside is None else inside] = path
+
+    def add_empty(self, path: str) -> None:
+        """Put an empty folder in, for something to be mounted there."""
+        self._empty.add(path)
+
+    def add_link_targets(self) -> None:
+        """Put in what links in the folders lead to, as far as it is outside of them.
+
+        Left alone are links to nothing and links to a folder that something was put below: the tree
+        has that folder, with no more than was put there.
+
+        Raises:
+            InputError: a link leads to what belongs to a pod.
+        """
+        pending = sorted(self._pruned_folders())
+        while pending:
+            inside = pending.pop()
+            for link, path, target in self._links_below(inside, self._folders[inside]):
+                goal = posixpath.normpath(posixpath.join(posixpath.dirname(link), target))
+                goal = f"/{goal.lstrip('/')}"
+                if self._covers(goal) or self._is_above_something(goal):
+                    continue
+                key = f"the link {path}"
+                own = pod_path_at(goal)
+                if own is not None:
+                    raise self._of_a_pod(key, goal, own)
+                kind = self._source.kind(path)
+                if kind == "file":
+                    self.add_file(self._source.resolve(path), key, goal)
+                elif kind == "dir":
+                    self.add_folder(self._source.resolve(path), key, goal)
+                    pending.append(goal)
+
+    def document(self) -> dict[str, Any]:
+        """Give the list that ``copy_bom`` takes, sorted, without what another item brings."""
+        targets: dict[str, dict[str, list[Any]]] = {}
+
+        def at(target: str, kind: str) -> list[Any]:
+            return targets.setdefault(target, {}).setdefault(kind, [])
+
+        folders = self._pruned_folders()
+        for inside in sorted(folders):
+            at(inside, "dirs").append(f"{self._folders[inside]}/")
+        for inside, path in sorted(self._files.items()):
+            if not self._brought(inside, path):
+                folder, _, name = inside.rpartition("/")
+                same = posixpath.basename(path) == name
+                at(folder or "/", "files").append(path if same else {"name": path, "rename": name})
+        for inside, real in sorted(self._links.items()):
+            if self._brought(inside, inside) or inside in self._files:
+                continue
+            folder, _, name = inside.rpartition("/")
+            source = posixpath.relpath(real, folder or "/")
+            at(folder or "/", "createlinks").append({"src": source, "linkname": name})
+        for inside in sorted(self._empty):
+            targets.setdefault(inside, {})
+        return {
+            "excludes": sorted(self._excluded),
+            "targets": [_target(path, items) for path, items in sorted(targets.items())],
+        }
+
+    def _check(self, path: str, key: str, wanted: str) -> None:
+        where = f"{self._where}: {key}: {path}"
+        if not is_normal(path) or not path.isprintable() or "$" in path:
+            raise InputError(
+                f"{self._where}: {key}: {path!r} is no path that copy_bom takes as it is",
+                "give an absolute path without $ and control characters",
+            )
+        kind = self._source.kind(path)
+        names = {path} if kind is None else {path, self._source.resolve(path)}
+        own = next((own for name in sorted(names) if (own := pod_path_at(name))), None)
+        if own is not None:
+            raise self._of_a_pod(key, path, own)
+        if kind is None:
+            raise InputError(
+                f"{where} is not in the base",
+                "give a path inside the image, or add it to the base",
+            )
+        if kind != wanted:
+            is_folder = kind == "dir"
+            raise InputError(
+                f"{where} is a {'folder' if is_folder else 'file'}",
+                "a folder ends with a slash, a file does not",
+            )
+
+    def _of_a_pod(self, key: str, path: str, own: str) -> InputError:
+        if path.rstrip("/") == own:
+            what = "belongs to one pod or machine"
+        elif pod_path_at(path) is None:
+            what = f"holds {own}, which belongs to one pod or machine"
+        else:
+            what = f"lies in {own}, which belongs to one pod or machine"
+        return InputError(
+            f"{self._where}: {key}: {path} {what}",
+            "leave it out: with it in the enclave, each pod would have a measurement of its own",
+        )
+
+    def _links_below(self, inside: str, top: str) -> Iterator[tuple[str, str, str]]:
+        """Give the links below a folder: path inside, path in the base, target."""
+        pending = [""]
+        while pending:  # no recursion: an image may nest folders as deeply as it likes
+            below = pending.pop()
+            for name in self._source.children(f"{top}{below}"):
+                if name in self._excluded:
+                    continue
+                path = f"{top}{below}/{name}"
+                entry = self._source.entry(path, follow=False)
+                if entry is not None and entry.kind == "dir":
+                    pending.append(f"{below}/{name}")
+                elif entry is not None and entry.kind == "symlink":
+                    yield f"{inside}{below}/{name}", path, entry.target
+
+    def _pruned_folders(self) -> list[str]:
+        return [inside for inside, path in self._folders.items() if not self._brought(inside, path)]
+
+    def _brought(self, inside: str, path: str) -> bool:
+        """Tell whether a folder above brings the same from the same place."""
+        rest = ""
+        while inside != "/":
+            inside, _, name = inside.rpartition("/")
+            inside, rest = inside or "/", f"/{name}{rest}"
+            if name in self._excluded:
+                return False
+            if inside in self._folders and f"{self._folders[inside]}{rest}" == path:
+                return True
+        return False
+
+    def _covers(self, goal: str) -> bool:
+        """Tell whether something at this path is in the tree."""
+        if goal in self._files or goal in self._links or goal in self._folders:
+            return True
+        while goal != "/":
+            goal, _, name = goal.rpartition("/")
+            goal = goal or "/"
+            if name in self._excluded:
+                return False
+            if goal in self._folders:
+                return True
+        return False
+
+    def _is_above_something(self, goal: str) -> bool:
+        top = goal if goal == "/" else f"{goal}/"
+        places = (*self._folders, *self._files, *self._links)
+        return any(inside.startswith(top) for inside in places)
+
+
+def _target(path: str, items: dict[str, list[Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {"target": path}
+    if "createlinks" in items:
+        found["createlinks"] = items["createlinks"]
+    copy = {kind: items[kind] for kind in ("dirs", "files") if kind in items}
+    return found | ({"copy": [copy]} if copy else {})
