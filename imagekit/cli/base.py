@@ -73,7 +73,13 @@ def build(
 
 
 @app.command("lock")
-def lock(engine: Engine = "auto", file: ProjectFile = DEFAULT_PROJECT, json: Json = False) -> None:
+def lock(
+    engine: Engine = "auto",
+    insecure: Insecure = False,
+    cacert: CaCert = None,
+    file: ProjectFile = DEFAULT_PROJECT,
+    json: Json = False,
+) -> None:
     """Write the hashes of all artifacts and the versions of all packages to the base lock."""
     from imagekit.images.bases.lock import LOCK_NAME
     from imagekit.images.cache import Cache
@@ -81,10 +87,10 @@ def lock(engine: Engine = "auto", file: ProjectFile = DEFAULT_PROJECT, json: Jso
     from imagekit.spec.project import load_project
 
     project = load_project(file)
-    options = base_options(engine, locked=False, access=registry_access(False, None))
+    options = base_options(engine, locked=False, access=registry_access(insecure, cacert))
     with ui.progress() as progress:
         made = write_base_lock(
-            project, Cache(project.cache), options.engine, talk=ui.say, progress=progress
+            project, Cache(project.cache), options, talk=ui.say, progress=progress
         )
     path = project.folder / LOCK_NAME
     if json:

@@ -108,10 +108,6 @@ def append(
 ) -> Image:
     """The base with one more layer on top, or several.
 
-    The base's layers keep their digests. Labels and environment are merged into the base's, the
-    others replace the base's where given. As with Docker, a new entry point clears the base's Cmd.
-    A base in Docker's schema 2 form becomes an OCI image (same layers, other media types).
-
     Args:
         base: the image below.
         layer: a written layer, in the store.
@@ -127,19 +123,61 @@ def append(
         workdir: the new working directory.
 
     Raises:
+        InputError: as for :func:`derive_image`, which says how the two are put together.
+    """
+    return derive_image(
+        base,
+        [*under, (layer, history)],
+        store,
+        created=created,
+        labels=labels,
+        env=env,
+        entrypoint=entrypoint,
+        command=command,
+        user=user,
+        workdir=workdir,
+    )
+
+
+def derive_image(
+    base: Image,
+    added: Sequence[tuple[Layer, str]],
+    store: BlobStore,
+    *,
+    created: int,
+    labels: Mapping[str, str] | None = None,
+    env: Mapping[str, str] | None = None,
+    entrypoint: Sequence[str] | None = None,
+    command: Sequence[str] | None = None,
+    user: str | None = None,
+    workdir: str | None = None,
+) -> Image:
+    """The base with further layers, or with other settings alone.
+
+    The base's layers keep their digests. Labels and environment are merged into the base's, the
+    others replace the base's where given. As with Docker, a new entry point clears the base's Cmd.
+    A base in Docker's schema 2 form becomes an OCI image (same layers, other media types).
+
+    Args:
+        base: the image below.
+        added: written layers, in the store, lowest first, each with a line saying how it was made.
+        store: as for :func:`append`, as are the others.
+        created: seconds since 1970, the creation time of the new image.
+        labels: labels to add or replace.
+        env: environment variables to add or replace.
+        entrypoint: words of the new entry point.
+        command: words of the new Cmd.
+        user: the new user.
+        workdir: the new working directory.
+
+    Raises:
         InputError: the base is not for linux/amd64 or inconsistent, or the store cannot be written.
     """
     config = copy.deepcopy(base.config_json)
-    platform = (config.get("os"), config.get("architecture"))
-    if platform != (OS, ARCHITECTURE):
-        raise InputError(
-            f"base {base.digest} is for {platform[0]}/{platform[1]}, not {OS}/{ARCHITECTURE}",
-            "name a base for linux/amd64",
-        )
+    check_platform(base, f"base {base.digest}")
     for field in _BUILDER_FIELDS:
         config.pop(field, None)
     config["created"] = rfc3339(created)
-    added = [*under, (layer, history)]
     diff_ids = [*base.diff_ids, *(new.diff_id for new, _ in added)]
     config["rootfs"] = {"type": "layers", "diff_ids": diff_ids}
     config["history"] = [*_base_history(base), *(_history(created, line) for _, line in added)]
@@ -151,6 +189,24 @@ def append(
         *(new.descriptor for new, _ in added),
     )
     return _store_image(config, layers, annotations, store, base)
+
+
+def check_platform(image: Image, where: str) -> None:
+    """Refuse an image that is not for :data:`OS` and :data:`ARCHITECTURE`.
+
+    Args:
+        image: which.
+        where: what it is called in errors.
+
+    Raises:
+        InputError: it is for another platform.
+    """
+    platform = (image.config_json.get("os"), image.config_json.get("architecture"))
+    if platform != (OS, ARCHITECTURE):
+        raise InputError(
+            f"{where} is for {platform[0]}/{platform[1]}, not {OS}/{ARCHITECTURE}",
+            "name a base for linux/amd64",
+        )
 
 
 def _configure(

@@ -35,7 +35,8 @@ from imagekit.spec.base_values import Artifact, BaseSpec
 
 DOCKERFILE = "Dockerfile"
 _IN_BUILDER = "/imagekit"  # where the context's files stand in a stage
-_CA, _SUMS, _APP = "ca.pem", "SHA256SUMS", "stage.pyz"
+CA, SUMS, APP = "ca.pem", "SHA256SUMS", "stage.pyz"
+"""Files of ``build/``."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,11 @@ def base_context(
     }
     stages = _stages(ingredients, debs, contents, standin=standin)
     files = _first_files(ingredients, debs)
-    files[f"build/{_APP}"] = stage_app()
-    files |= {f"build/files/{_sha256(data)}": data for _, data in contents.values()}
+    files[f"build/{APP}"] = stage_app()
+    files |= {f"build/files/{sha256(data)}": data for _, data in contents.values()}
     files[DOCKERFILE] = base_dockerfile(stages).encode()
     artifacts = {f"artifacts/{a.sha256}": a for a in resolved.artifacts}
-    files[".dockerignore"] = _ignore([*files, *artifacts])
+    files[".dockerignore"] = ignore_others([*files, *artifacts])
     found = (
         {path: inputs.fetch(artifact).path for path, artifact in artifacts.items()}
         if with_artifacts
@@ -127,7 +128,7 @@ def root_context(ingredients: Ingredients) -> BaseContext:
         InputError: an archive that no engine can reach.
     """
     debs = [
-        Artifact("path", deb.name, sha256=_sha256_of(deb)) for deb in ingredients.debs
+        Artifact("path", deb.name, sha256=sha256_of(deb)) for deb in ingredients.debs
     ]  # as they were fetched: by their hash
     stages = _stages(ingredients, debs, {}, standin=False)
     files = _first_files(ingredients, debs)
@@ -136,7 +137,7 @@ def root_context(ingredients: Ingredients) -> BaseContext:
         f"artifacts/{artifact.sha256}": deb
         for artifact, deb in zip(debs, ingredients.debs, strict=True)
     }
-    files[".dockerignore"] = _ignore([*files, *artifacts])
+    files[".dockerignore"] = ignore_others([*files, *artifacts])
     return BaseContext(dict(sorted(files.items())), dict(sorted(artifacts.items())))
 
 
@@ -183,18 +184,20 @@ def _stages(
         epoch=ingredients.epoch,
         ca_bundle=ingredients.ca_bundle is not None,
         build_files=sorted(
-            {FETCH, INSTALL, *ingredients.apt_sources()} | ({_SUMS} if debs else set())
+            {FETCH, INSTALL, *ingredients.apt_sources()} | ({SUMS} if debs else set())
         ),
         debs=[ContextFile(deb.name, deb.sha256 or "") for deb in debs],
         packages=ingredients.late_packages,
         exclude=spec.exclude,
         artifacts=[
-            ContextFile(artifact.name, artifact.sha256 or "", _unpacking(artifact))
+            ContextFile(
+                artifact.name, artifact.sha256 or "", unpacking(artifact, artifact.to or "/")
+            )
             for artifact in spec.artifacts
             if not artifact.is_deb
         ],
         files=[
-            ContextFile(path, _sha256(data), ("--to", path, "--mode", f"{mode:04o}"))
+            ContextFile(path, sha256(data), ("--to", path, "--mode", f"{mode:04o}"))
             for path, (mode, data) in sorted(contents.items())
         ],
         env=base_environment(spec),
@@ -205,9 +208,9 @@ def _stages(
     )
 
 
-def _unpacking(artifact: Artifact) -> tuple[str, ...]:
-    """Give the words of ``stage.pyz unpack`` for an artifact."""
-    words = ["--to", artifact.to or "/"]
+def unpacking(artifact: Artifact, to: str) -> tuple[str, ...]:
+    """Give the words of ``stage.pyz unpack`` for an artifact that goes to ``to``."""
+    words = ["--to", to]
     if artifact.is_archive:
         words.append("--archive")
         if artifact.take is not None:
@@ -224,10 +227,10 @@ def _first_files(ingredients: Ingredients, debs: list[Artifact]) -> dict[str, by
     files = {f"build/{name}": script(name) for name in (FETCH, INSTALL)}
     files |= {f"build/{name}": data for name, data in ingredients.apt_sources().items()}
     if ingredients.ca_bundle is not None:
-        files[f"build/{_CA}"] = ingredients.ca_bundle
+        files[f"build/{CA}"] = ingredients.ca_bundle
     if debs:
         lines = [f"{deb.sha256}  {_IN_BUILDER}/{n}.deb\n" for n, deb in enumerate(debs)]
-        files[f"build/{_SUMS}"] = "".join(lines).encode()
+        files[f"build/{SUMS}"] = "".join(lines).encode()
     return files
 
 
@@ -240,7 +243,8 @@ def _check_reachable(spec: BaseSpec) -> None:
             )
 
 
-def _ignore(paths: list[str]) -> bytes:
+def ignore_others(paths: list[str]) -> bytes:
+    """Give the ``.dockerignore`` that lets these files of a context through, and its Dockerfile."""
     return dockerignore([path for path in paths if path != DOCKERFILE]).encode()
 
 
@@ -261,11 +265,17 @@ def _place(source: Path, target: Path, cache: Path | None) -> None:
         raise disk_error(error, target, "write") from None
 
 
-def _sha256(data: bytes) -> str:
+def sha256(data: bytes) -> str:
+    """Give the SHA-256 of a generated file: 64 hex digits."""
     return hashlib.sha256(data).hexdigest()
 
 
-def _sha256_of(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Give the SHA-256 of a file: 64 hex digits.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The project's base image: opened if it exists, assembled if the project file says how."""
+"""The project's base image: opened if it exists, made if the project file says how."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,6 +8,9 @@ from typing import NamedTuple
 from imagekit.errors import UsageError
 from imagekit.images.bases.assemble import Assembled, assemble, lock_base
 from imagekit.images.bases.debian import Bootstrap, bootstrap
+from imagekit.images.bases.derive import Below, derive, lock_derived
+from imagekit.images.bases.inputs import DerivedInputs
+from imagekit.images.bases.install_on import Installation
 from imagekit.images.bases.lock import LOCK_NAME, BaseLock, load_lock, write_lock
 from imagekit.images.bases.recipe import Ingredients
 from imagekit.images.cache import Cache
@@ -17,7 +20,7 @@ from imagekit.images.progress import NO_PROGRESS, Progress, Talk
 from imagekit.images.references import Reference, RegistryReference, parse_reference
 from imagekit.images.registry.access import RegistryAccess
 from imagekit.release.delivery import PushTarget
-from imagekit.spec.base_values import BaseReference, BaseSpec
+from imagekit.spec.base_values import BaseParts, BaseReference, BaseSpec, DerivedSpec
 from imagekit.spec.dates import source_date_epoch
 from imagekit.spec.project import Project
 
@@ -41,8 +44,8 @@ class BaseOptions(NamedTuple):
     access: RegistryAccess = RegistryAccess()
 
 
-def base_spec(project: Project) -> BaseSpec:
-    """Give the project's BaseSpec.
+def base_spec(project: Project) -> BaseSpec | DerivedSpec:
+    """Give what the project file says about making the base.
 
     Raises:
         UsageError: its base is an image that exists already.
@@ -50,7 +53,7 @@ def base_spec(project: Project) -> BaseSpec:
     if isinstance(project.base, BaseReference):
         raise UsageError(
             f"{project.path}: base is the image {project.base.image}, there is nothing to assemble",
-            "this command is for a base described by distribution, packages and artifacts",
+            "this command is for a base described by distribution or from, packages and artifacts",
         )
     return project.base
 
@@ -66,18 +69,26 @@ def assemble_base(
     """Make the project's base, or take it from the cache.
 
     Args:
-        project: whose base is a BaseSpec.
+        project: whose base is to be made.
         cache: what is kept between runs.
         options: how it is made.
         talk: told what was chosen.
         progress: told how far it is.
 
     Raises:
-        UsageError: its base is an image that exists already, or the engine is not known.
-        InputError: a hash or file is missing or wrong.
-        EngineError: the engine, mmdebstrap, pip or the network failed.
+        UsageError: its base is an image that exists already, or the engine is not known or cannot
+            do it.
+        InputError: a hash, file or image is missing or wrong.
+        EngineError: the engine, mmdebstrap, pip, a registry or the network failed.
     """
     spec = base_spec(project)
+    if isinstance(spec, DerivedSpec):
+        return derive(
+            _derived_inputs(project, spec, cache, progress),
+            _below(project, spec, cache, options, talk, progress),
+            locked_only=options.locked,
+            refresh=options.refresh,
+        )
     return assemble(
         spec,
         project.folder,
@@ -106,7 +117,50 @@ def _root_maker(project: Project, cache: Cache, engine: str, talk: Talk) -> Boot
     return make
 
 
-def base_epoch(spec: BaseSpec) -> int:
+def _derived_inputs(
+    project: Project, spec: DerivedSpec, cache: Cache, progress: Progress
+) -> DerivedInputs:
+    lock = load_lock(project.folder / LOCK_NAME)
+    return DerivedInputs(spec, project.folder, cache, base_epoch(spec), lock, progress)
+
+
+def _below(
+    project: Project,
+    spec: DerivedSpec,
+    cache: Cache,
+    options: BaseOptions,
+    talk: Talk,
+    progress: Progress,
+) -> Below:
+    """Open the image that the base is made on."""
+
+    def install(order: Installation, folder: Path, progress: Progress = NO_PROGRESS) -> Path:
+        # An engine's client takes a while to import, and most bases come from the cache.
+        from imagekit.release.package_engine import EnginePackages
+
+        return EnginePackages(options.engine, talk)(order, folder, progress)
+
+    image = _open(project, spec.image, cache, options, progress)
+    reference = parse_reference(spec.image)
+    if isinstance(reference, RegistryReference) and reference.digest is None:
+        talk(
+            f"base.from {spec.image} is not pinned, the same name can mean another image tomorrow; "
+            f"now it is @{image.digest}"
+        )
+    return Below(image, install)
+
+
+def _open(
+    project: Project, text: str, cache: Cache, options: BaseOptions, progress: Progress
+) -> Image:
+    """Open an image that the project file names."""
+    reference = parse_reference(text)
+    if isinstance(reference, Reference):
+        reference = replace(reference, path=project.folder / reference.path)
+    return open_image(reference, cache, options.access, progress)
+
+
+def base_epoch(spec: BaseParts) -> int:
     """Give the second that all of the base bears: SOURCE_DATE_EPOCH, else the spec's date."""
     given = source_date_epoch()
     return spec.epoch if given is None else given
@@ -115,27 +169,40 @@ def base_epoch(spec: BaseSpec) -> int:
 def write_base_lock(
     project: Project,
     cache: Cache,
-    engine: str,
+    options: BaseOptions,
     *,
     talk: Talk,
     progress: Progress = NO_PROGRESS,
 ) -> BaseLock:
     """Find out hashes and package versions, and write ``imagekit.base.lock.json``.
 
+    Args:
+        project: whose base is to be made.
+        cache: what is kept between runs.
+        options: the engine, and how registries are reached.
+        talk: told what was chosen.
+        progress: told how far it is.
+
     Raises:
         UsageError, InputError, EngineError: as :func:`assemble_base`.
     """
     path = project.folder / LOCK_NAME
     spec = base_spec(project)
-    lock = lock_base(
-        spec,
-        project.folder,
-        cache,
-        base_epoch(spec),
-        progress,
-        previous=load_lock(path),
-        make_root=_root_maker(project, cache, engine, talk),
-    )
+    if isinstance(spec, DerivedSpec):
+        lock = lock_derived(
+            _derived_inputs(project, spec, cache, progress),
+            _below(project, spec, cache, options, talk, progress),
+        )
+    else:
+        lock = lock_base(
+            spec,
+            project.folder,
+            cache,
+            base_epoch(spec),
+            progress,
+            previous=load_lock(path),
+            make_root=_root_maker(project, cache, options.engine, talk),
+        )
     write_lock(path, lock)
     return lock
 
@@ -155,12 +222,12 @@ def base_image(
     """
     if isinstance(project.base, BaseReference):
         talk(f"base: {project.base.image}")
-        reference = parse_reference(project.base.image)
-        if isinstance(reference, Reference):
-            reference = replace(reference, path=project.folder / reference.path)
-        return open_image(reference, cache, options.access, progress)
+        return _open(project, project.base.image, cache, options, progress)
     made = assemble_base(project, cache, options, talk=talk, progress=progress)
-    talk(f"base: assembled from {project.path.name}{', from the cache' if made.cached else ''}")
+    how = (
+        "made on an image as said in" if isinstance(project.base, DerivedSpec) else "assembled from"
+    )
+    talk(f"base: {how} {project.path.name}{', from the cache' if made.cached else ''}")
     if made.drift is not None:
         talk(f"{made.drift.problem}; {made.drift.hint}")
     return made.image

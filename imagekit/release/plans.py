@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from imagekit.errors import UsageError
-from imagekit.spec.base_values import BaseSpec
+from imagekit.spec.base_values import BaseReference
 from imagekit.spec.matrix import Cell
 from imagekit.spec.project import Project
 from imagekit.spec.sizes import epc_name
@@ -47,7 +47,7 @@ def bake(project: Project, cells: Sequence[Cell], context: Path) -> str:
         JSON with the target ``base`` unless the project's base is an image already, one target per
         cell, the group ``cells``, and as group ``default`` the base, else the cells.
     """
-    has_base = isinstance(project.base, BaseSpec)
+    has_base = not isinstance(project.base, BaseReference)
     targets = {}
     if has_base:
         targets[BASE] = _target(project, context / BASE, [project.base_name])

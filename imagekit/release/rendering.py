@@ -16,11 +16,12 @@ from imagekit.release.base_context import base_context
 from imagekit.release.bases import base_epoch, base_spec
 from imagekit.release.cell import SIGFILE
 from imagekit.release.contents import Base
+from imagekit.release.derived_context import derived_context
 from imagekit.release.gramine_base import GramineBase
 from imagekit.release.gramine_context import ROOTFS, ContextFiles, gramine_contexts
 from imagekit.release.plans import BASE
 from imagekit.signing.signer import Signer
-from imagekit.spec.base_values import BaseSpec
+from imagekit.spec.base_values import BaseReference, DerivedSpec
 from imagekit.spec.matrix import Cell
 from imagekit.spec.project import Project
 
@@ -30,15 +31,17 @@ def write_base(
     folder: Path,
     *,
     standin: bool,
+    user: str | None = None,
     with_artifacts: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> list[Path]:
     """Write the build context of the base below ``folder``; the base need not be there yet.
 
     Args:
-        project: whose base is a BaseSpec.
+        project: whose base is to be made.
         folder: where to.
         standin: whether a stand-in for Gramine is known to be in it, for the label.
+        user: the user of the image that it is made on, if known; else root.
         with_artifacts: also write its artifacts, which its Dockerfile copies.
         progress: told what is fetched for them.
 
@@ -51,15 +54,13 @@ def write_base(
         EngineError: something cannot be fetched.
     """
     spec = base_spec(project)
-    context = base_context(
-        spec,
-        project.folder,
-        Cache(project.cache),
-        base_epoch(spec),
-        progress,
-        standin=standin,
-        with_artifacts=with_artifacts,
-    )
+    where = (project.folder, Cache(project.cache), base_epoch(spec), progress)
+    if isinstance(spec, DerivedSpec):
+        context = derived_context(
+            spec, *where, standin=standin, user=user, with_artifacts=with_artifacts
+        )
+    else:
+        context = base_context(spec, *where, standin=standin, with_artifacts=with_artifacts)
     return context.write(folder / BASE)
 
 
@@ -100,11 +101,12 @@ def write_rendered(
     """
     contexts = _contexts(base, project, cells, signer, date, progress)
     written = []
-    if isinstance(project.base, BaseSpec):
+    if not isinstance(project.base, BaseReference):
         written += write_base(
             project,
             folder,
             standin=base.standin,
+            user=base.image.run_config.get("User") or None,
             with_artifacts=with_artifacts,
             progress=progress,
         )

@@ -1,9 +1,11 @@
-"""Dockerfiles: of a base, in stages, and of a cell, on top of its base.
+"""Dockerfiles: of a base, in stages or on top of an image, and of a cell, on top of its base.
 
 Plain Dockerfiles that the classic builder takes as well as BuildKit: no ``RUN --mount``, no
 here-documents. What a line may not hold is refused, never left out.
 """
 
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,6 +14,7 @@ from imagekit.errors import InputError
 from imagekit.render.templates import render_text, template_folder
 
 BASE_TEMPLATE = "base.Dockerfile.template"
+DERIVED_TEMPLATE = "on-image.Dockerfile.template"
 CELL_TEMPLATE = "gramine.Dockerfile.template"
 
 
@@ -90,6 +93,88 @@ def base_dockerfile(stages: BaseStages, *, root_only: bool = False) -> str:
     # apt trusts one file of certificates; the company's is enough to reach the company's proxy
     option = "--option Acquire::https::CAInfo=/imagekit/ca.pem " if stages.ca_bundle else ""
     return _render(BASE_TEMPLATE, variables | {"root_only": root_only, "ca_option": option})
+
+
+@dataclass(frozen=True)
+class DerivedStages:
+    """What the Dockerfile of a base on top of an image says.
+
+    Attributes:
+        image: the image below, as engines name it.
+        source: its reference in the project file.
+        named: whether that name is the reference's own, not one that was made up for it.
+        pinned: whether it is named by digest.
+        builder: image that unpacks.
+        builder_suite: the suite that imagekit makes such an image from.
+        builder_packages: packages it needs.
+        epoch: SOURCE_DATE_EPOCH.
+        build_files: files of ``build/`` for the installation, sorted.
+        debs: local packages, in the order of their numbers.
+        packages: packages to install.
+        artifacts: what is unpacked, ``name`` being the artifact's and ``words`` all but its place.
+        files: single files, ``name`` being the path and ``words`` the mode.
+        targets: where the artifacts go, in their order; then come the files.
+        env: environment that is added.
+        labels: labels that are added.
+        workdir: working directory, or None for the image's.
+        user: user, or None for the image's.
+        entrypoint: entry point, or nothing for the image's.
+    """
+
+    image: str
+    source: str
+    named: bool
+    pinned: bool
+    builder: str
+    builder_suite: str
+    builder_packages: Sequence[str]
+    epoch: int
+    build_files: Sequence[str]
+    debs: Sequence[ContextFile]
+    packages: Sequence[str]
+    artifacts: Sequence[ContextFile]
+    files: Sequence[ContextFile]
+    targets: Sequence[str]
+    env: Mapping[str, str]
+    labels: Mapping[str, str]
+    workdir: str | None
+    user: str | None
+    entrypoint: Sequence[str]
+
+
+def derived_dockerfile(stages: DerivedStages, *, changes_only: bool = False) -> str:
+    """Give the Dockerfile of a base on top of an image.
+
+    Args:
+        stages: what it says.
+        changes_only: end with what the installation changed, not normalised, in one layer.
+
+    Raises:
+        InputError: a value that no Dockerfile can hold.
+    """
+    variables = {name: getattr(stages, name) for name in DerivedStages.__dataclass_fields__}
+    # Copied one by one: a folder that the image has keeps its mode and owner.
+    places = [f"/tree/artifacts/{number}" for number in range(len(stages.artifacts))]
+    places += [f"/tree/files/{number}" for number in range(len(stages.files))]
+    targets = [*stages.targets, *(file.name for file in stages.files)]
+    return _render(
+        DERIVED_TEMPLATE,
+        variables
+        | {
+            "changes_only": changes_only,
+            "copies": [_copied(*both) for both in zip(places, targets, strict=True)],
+            "installs": bool(stages.packages or stages.debs),
+            "unpacked": bool(stages.artifacts or stages.files) and not changes_only,
+        },
+    )
+
+
+def _copied(source: str, target: str) -> str:
+    """Give the words of a COPY, in the form for any name where the target needs it."""
+    if re.fullmatch(r"[A-Za-z0-9_./+@%:,=~-]+", target):
+        return f"{source} {target}"
+    escaped = "".join("\\" + letter if letter in "\\$" else letter for letter in target)
+    return json.dumps([source, escaped], ensure_ascii=False)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The base of an image: a reference to one, or a BaseSpec that says how to assemble one.
+"""The base of an image: a reference to one, or a specification that says how to make one.
 
 The keys under ``base:`` of ``imagekit.yaml``, either ``image`` alone (an image reference) or::
 
@@ -27,6 +27,12 @@ The keys under ``base:`` of ``imagekit.yaml``, either ``image`` alone (an image 
       date: 2026-01-01             # the time stamps in the image, unless SOURCE_DATE_EPOCH is set
       ca_bundle: ./company-ca.pem  # certificates trusted while the base is made, not part of it
 
+or, on top of an image, ``from`` in place of ``distribution``, ``sources`` and ``exclude``::
+
+    base:
+      from: docker://docker.io/occlum/occlum:0.29.7-ubuntu20.04@sha256:…
+      packages: [openjdk-11-jre-headless]   # installed in a container engine
+
 This module makes values and reads nothing but YAML nodes; :mod:`imagekit.images.bases` builds.
 """
 
@@ -36,7 +42,7 @@ import datetime
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 from imagekit.errors import UsageError
 from imagekit.spec.base_values import (
@@ -49,6 +55,7 @@ from imagekit.spec.base_values import (
     BaseFile,
     BaseReference,
     BaseSpec,
+    DerivedSpec,
     Distribution,
     SourceKey,
 )
@@ -65,6 +72,7 @@ __all__ = [
     "BaseFile",
     "BaseReference",
     "BaseSpec",
+    "DerivedSpec",
     "Distribution",
     "SourceKey",
     "parse_base",
@@ -86,6 +94,7 @@ _UNSIGNED = r"(?i)\b(trusted|allow-insecure|allow-weak)\s*=\s*(yes|true|1|on)"
 
 _BASE_KEYS = (
     "image",
+    "from",
     "distribution",
     "packages",
     "sources",
@@ -99,12 +108,15 @@ _BASE_KEYS = (
     "date",
     "ca_bundle",
 )
+_DISTRIBUTION_KEYS = ("distribution", "sources", "exclude")
+_REFERENCE = r"[a-z][a-z-]*:\S+"
+_REFERENCE_HINT = "write the transport too: oci:DIR:TAG, docker-archive:FILE, docker://NAME"
 _ARTIFACT_KEYS = ("pypi", "url", "path", "sha256", "take", "strip", "to", "mode")
 
 _T = TypeVar("_T")
 
 
-def parse_base(node: Node) -> BaseSpec | BaseReference:
+def parse_base(node: Node) -> BaseSpec | DerivedSpec | BaseReference:
     """Read the value of ``base:``.
 
     Raises:
@@ -117,35 +129,68 @@ def parse_base(node: Node) -> BaseSpec | BaseReference:
             if name != "image":
                 raise child.error(
                     "a base is either an image or a specification",
-                    f'remove "image" or "{name}"',
+                    f'remove "image" or "{name}"'
+                    + ("" if name in _DISTRIBUTION_KEYS else ', or write "from" for "image"'),
                 )
-        return BaseReference(
-            keys["image"].string(
-                what="an image reference",
-                pattern=r"[a-z][a-z-]*:\S+",
-                hint="write the transport too: oci:DIR:TAG, docker-archive:FILE, docker://NAME",
-            )
-        )
+        return BaseReference(_reference(keys["image"]))
+    if "from" in keys:
+        return _derived(keys)
     if "distribution" not in keys:
-        raise node.error('the key "distribution" is missing', "name an image or a distribution")
+        raise node.error(
+            'the key "distribution" is missing',
+            'name an image, a distribution, or with "from" an image to start from',
+        )
     distribution = _distribution(keys["distribution"])
-    get = keys.get
     spec = BaseSpec(
         distribution=distribution,
+        sources=_unique(_items(keys.get("sources"), lambda n: _source(n, distribution)), "name"),
+        exclude=tuple(value for _, value in _items(keys.get("exclude"), _glob)),
+        **_parts(keys),
+    )
+    _check_snapshot(keys["distribution"], spec)
+    return spec
+
+
+def _derived(keys: Mapping[str, Node]) -> DerivedSpec:
+    for name in _DISTRIBUTION_KEYS:
+        if name in keys:
+            raise keys[name].error(
+                "a base on top of an image has that image's distribution",
+                f'remove "from" or "{name}"',
+            )
+    return DerivedSpec(image=_reference(keys["from"]), **_parts(keys))
+
+
+def _reference(node: Node) -> str:
+    return node.string(what="an image reference", pattern=_REFERENCE, hint=_REFERENCE_HINT)
+
+
+class _Parts(TypedDict):
+    packages: tuple[str, ...]
+    artifacts: tuple[Artifact, ...]
+    files: tuple[BaseFile, ...]
+    env: tuple[tuple[str, str], ...]
+    user: str | None
+    workdir: str | None
+    entrypoint: tuple[str, ...]
+    date: str | None
+    ca_bundle: str | None
+
+
+def _parts(keys: Mapping[str, Node]) -> _Parts:
+    """Give what both kinds of specification have."""
+    get = keys.get
+    return _Parts(
         packages=_packages(get("packages")),
-        sources=_unique(_items(get("sources"), lambda n: _source(n, distribution)), "name"),
         artifacts=_unique(_items(get("artifacts"), _artifact), "identity"),
         files=_unique(_items(get("files"), _file), "path"),
         env=_env(get("env")),
         user=_optional(get("user"), _USER, "a user such as 1000, 1000:1000 or spark"),
         workdir=_absolute(keys["workdir"]) if "workdir" in keys else None,
         entrypoint=keys["entrypoint"].strings(minimum=1) if "entrypoint" in keys else (),
-        exclude=tuple(value for _, value in _items(get("exclude"), _glob)),
         date=_date(get("date")),
         ca_bundle=keys["ca_bundle"].string() if "ca_bundle" in keys else None,
     )
-    _check_snapshot(keys["distribution"], spec)
-    return spec
 
 
 def _items(node: Node | None, parse: Callable[[Node], _T]) -> list[tuple[Node, _T]]:

@@ -1,4 +1,4 @@
-"""The values of a base: a reference to an image, or a BaseSpec that says how to assemble one.
+"""The values of a base: a reference to an image, or a specification that says how to make one.
 
 The keys and their parser are in :mod:`imagekit.spec.base`.
 """
@@ -152,23 +152,21 @@ class BaseFile(NamedTuple):
     mode: int = 0o644
 
 
-@dataclass(frozen=True)
-class BaseSpec:
-    """How a base is assembled; see the module's text for the keys. ``env`` is sorted by name.
+@dataclass(frozen=True, kw_only=True)
+class BaseParts:
+    """What a base is made of besides what it starts from.
 
-    ``ca_bundle`` is a path as written: certificates that are trusted while the base is made.
+    ``env`` is sorted by name. ``ca_bundle`` is a path as written: certificates that are trusted
+    while the base is made.
     """
 
-    distribution: Distribution
     packages: tuple[str, ...] = ()
-    sources: tuple[AptSource, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
     files: tuple[BaseFile, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     user: str | None = None
     workdir: str | None = None
     entrypoint: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
     date: str | None = None
     ca_bundle: str | None = None
 
@@ -179,6 +177,34 @@ class BaseSpec:
             return DEFAULT_EPOCH
         day = datetime.date.fromisoformat(self.date)
         return int(datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC).timestamp())
+
+
+@dataclass(frozen=True)
+class DerivedSpec(BaseParts):
+    """How a base is made on top of an image (``base.from``).
+
+    What ``user``, ``workdir`` and ``entrypoint`` leave out stays as it is in the image.
+
+    Attributes:
+        image: the reference with its transport, such as ``docker://docker.io/occlum/occlum:…``.
+
+    """
+
+    image: str
+
+    @property
+    def installs(self) -> bool:
+        """Whether packages are installed, for which the image has to be run."""
+        return bool(self.packages) or any(artifact.is_deb for artifact in self.artifacts)
+
+
+@dataclass(frozen=True)
+class BaseSpec(BaseParts):
+    """How a base is assembled; see the module's text for the keys."""
+
+    distribution: Distribution
+    sources: tuple[AptSource, ...] = ()
+    exclude: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Give the spec as JSON values: what cannot change the image is not in them."""

@@ -72,6 +72,12 @@ KEYS: dict[str, Key] = {
         "Reference to a base that exists, with its transport; excludes all other keys.",
         pattern="^[a-z][a-z-]*:",
     ),
+    "base.from": Key(
+        "text",
+        "Reference to an image that the base is made on, with its transport; in place of "
+        "distribution, sources and exclude.",
+        pattern="^[a-z][a-z-]*:",
+    ),
     "base.distribution": Key("mapping", "The packages' archive."),
     "base.distribution.suite": Key("text", "Suite, such as bookworm.", True),
     "base.distribution.variant": Key(
@@ -88,7 +94,10 @@ KEYS: dict[str, Key] = {
         "Image, pinned by digest, in which a container engine makes the base: Debian 12 or later.",
         pattern="@sha256:[0-9a-f]{64}$",
     ),
-    "base.packages": Key("texts", "Packages, optionally name=version."),
+    "base.packages": Key(
+        "texts",
+        "Packages, optionally name=version; on top of an image a container engine installs them.",
+    ),
     "base.sources": Key("mappings", "Further apt archives."),
     "base.sources[].name": Key("text", "Short name.", True, pattern="^[a-z0-9][a-z0-9_-]*$"),
     "base.sources[].uri": Key("text", "Address of the archive.", True),
@@ -119,7 +128,11 @@ KEYS: dict[str, Key] = {
     "base.files[].source": Key("text", "File with the content, relative to this file."),
     "base.files[].mode": Key("text", "Permissions.", default="0644", pattern="^0[0-7]{3}$"),
     "base.env": Key("map", "Environment of the image."),
-    "base.user": Key("text", "User of the image, such as 1000 or spark.", default="root"),
+    "base.user": Key(
+        "text",
+        "User of the image, such as 1000 or spark; on top of an image left out: that image's.",
+        default="root",
+    ),
     "base.workdir": Key("text", "Working directory of the image.", pattern="^/"),
     "base.entrypoint": Key("texts", "Entry point of the image.", least=1),
     "base.exclude": Key("texts", "Patterns of absolute paths left out of the base."),

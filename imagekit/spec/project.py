@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from imagekit.errors import InputError, UsageError
 from imagekit.runtime.launch import Encrypted
 from imagekit.spec.base import parse_base
-from imagekit.spec.base_values import BaseReference, BaseSpec
+from imagekit.spec.base_values import BaseReference, BaseSpec, DerivedSpec
 from imagekit.spec.fields import Node, load_yaml, shown
 from imagekit.spec.keys import GRAMINE_VERSIONS, KEYS, PROFILES, SCHEMA, names, required
 from imagekit.spec.launch import parse_encrypted, parse_launch_options
@@ -66,7 +66,7 @@ class Project:
     """``gramine`` or ``occlum``."""
     profile: str
     """``strict`` or ``compat``."""
-    base: BaseSpec | BaseReference
+    base: BaseSpec | DerivedSpec | BaseReference
     """Paths and references inside are as written, relative to :attr:`folder`."""
     matrix: Matrix
     enclave: EnclaveOptions = field(default_factory=EnclaveOptions)

@@ -22,7 +22,19 @@ _EXTRA: dict[str, dict[str, Any]] = {
     "base": {
         "oneOf": [
             {"required": ["image"], "maxProperties": 1},
-            {"required": ["distribution"], "not": {"required": ["image"]}},
+            {
+                "required": ["distribution"],
+                "not": {"anyOf": [{"required": ["image"]}, {"required": ["from"]}]},
+            },
+            {
+                "required": ["from"],
+                "not": {
+                    "anyOf": [
+                        {"required": [name]}
+                        for name in ("image", "distribution", "sources", "exclude")
+                    ]
+                },
+            },
         ]
     },
     "base.artifacts[]": {

@@ -40,7 +40,7 @@ def switched_on(text: str, libos: str | None = None) -> str:
 
     With a library OS, as a project for it: without the sections of the other one.
     """
-    lines = [line for line in text.splitlines() if "#image: oci:base" not in line]
+    lines = [line for line in text.splitlines() if not re.match(" *#(image|from): ", line)]
     whole = "\n".join(re.sub(r"^( *)#(?=[-\w])", r"\1", line) for line in lines) + "\n"
     if libos is None:
         return whole
@@ -93,7 +93,7 @@ def test_the_template_is_read_and_satisfies_the_schema(text: str) -> None:
 
 
 def test_the_template_shows_every_key() -> None:
-    shown: set[str] = {"base.image"}
+    shown: set[str] = {"base.image", "base.from"}
 
     def walk(node: Any, path: str) -> None:
         if isinstance(node, dict):
@@ -105,7 +105,7 @@ def test_the_template_shows_every_key() -> None:
                 walk(child, f"{path}[]")
 
     walk(value(switched_on(TEMPLATE)), "")
-    assert "#image: oci:base" in TEMPLATE
+    assert "#image: oci:base" in TEMPLATE and "#from: docker://" in TEMPLATE
     # A key of an apt archive is best kept as a file; the comment shows the other way.
     in_words = {"base.sources[].signed_by." + name for name in ("url", "sha256", "path")}
     assert set(KEYS) - shown <= in_words
@@ -191,6 +191,8 @@ def test_every_mapping_of_the_table_is_among_those_looked_at() -> None:
         "gramine: {version: 1.9, define: {a: 1, b: x}}",
         "gramine: {version: '1.3'}",
         "base: {distribution: {suite: bookworm}, date: 2026-01-01, user: 1000}",
+        "base: {from: 'oci:x'}",
+        "base: {from: 'docker-archive:x.tar:a', packages: [a1], user: 1, env: {A: 1}}",
         "base: {distribution: {suite: a}, sources: [{name: a, uri: 'https://a.example/', "
         "suites: [a], components: [b], "
         f"signed_by: {{url: 'https://a.example/k', sha256: {'0' * 64}}}}}]}}",
@@ -218,6 +220,10 @@ def test_what_the_parser_takes_the_schema_takes(text: str) -> None:
         "base: {image: 'oci:x', packages: [a]}",
         "base: {image: 'oci:x', distribution: {suite: a}}",
         "base: {packages: [a]}",
+        "base: {from: 'oci:x', image: 'oci:x'}",
+        "base: {from: 'oci:x', distribution: {suite: a}}",
+        "base: {from: 'oci:x', exclude: [/a]}",
+        "base: {from: x}",
         "base: {distribution: {suite: a}, artifacts: [{to: /x}]}",
         "base: {distribution: {suite: a}, files: [{path: /x}]}",
         "matrix: {epc: []}",

@@ -10,23 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from imagekit.enclave.standin import is_standin
 from imagekit.errors import InputError
 from imagekit.files import locked
 from imagekit.images.bases.cache import BaseCache, LayerRecord
 from imagekit.images.bases.debian import Bootstrap, bootstrap
-from imagekit.images.bases.inputs import BaseInputs, with_hashes
+from imagekit.images.bases.inputs import BaseInputs, PartInputs, with_hashes
 from imagekit.images.bases.lock import LOCK_NAME, BaseLock, PackageDrift, drift
 from imagekit.images.bases.normalise import Normaliser
+from imagekit.images.bases.pack import pack_tree
 from imagekit.images.bases.packages import AVAILABLE, INSTALLED, Package, packages_of
-from imagekit.images.bases.repack import (
-    Node,
-    Tree,
-    add_parents,
-    read_content,
-    read_tree,
-)
-from imagekit.images.bases.treewrite import write_tree
+from imagekit.images.bases.repack import add_parents, read_content, read_tree
 from imagekit.images.bases.unpack import Unpacking, unpack
 from imagekit.images.bases.workdir import work_folder
 from imagekit.images.cache import Cache
@@ -34,12 +27,10 @@ from imagekit.images.compose import new_image, rfc3339
 from imagekit.images.layers import Layer, LayerFile, write_layer
 from imagekit.images.oci import Image
 from imagekit.images.progress import NO_PROGRESS, Progress
-from imagekit.images.tarwrite import DIRECTORY, REGULAR, SYMLINK
+from imagekit.images.tarwrite import REGULAR
 from imagekit.spec.base import Artifact, BaseSpec
 
 STANDIN_LABEL = "io.imagekit.standin"
-
-_PAL = "/sgx/libpal.so"
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,7 @@ class Assembled:
 
     Attributes:
         image: the image; its blobs are in the cache.
-        packages: the distribution's packages, sorted.
+        packages: its packages, sorted; none for a base on top of an image that installs none.
         drift: how they differ from the lock, or None; to be printed as a warning.
         cached: whether the image was there already.
     """
@@ -124,13 +115,7 @@ def lock_base(
     Raises:
         InputError, EngineError: as for :func:`assemble`.
     """
-    known = previous.artifacts if previous is not None else {}
-    unlocked = BaseInputs(spec, project_dir, cache, epoch, previous, progress)
-    hashes: dict[str, str] = {}
-    for artifact in spec.artifacts:
-        if artifact.sha256 is None:
-            locked_one = replace(artifact, sha256=known.get(artifact.name))
-            hashes[artifact.name] = unlocked.fetch(locked_one).sha256
+    hashes = fetch_hashes(BaseInputs(spec, project_dir, cache, epoch, previous, progress))
     hashes_only = BaseLock(hashes)
     resolved = with_hashes(spec, hashes_only)
     records = BaseCache(cache)
@@ -140,6 +125,23 @@ def lock_base(
     later = BaseInputs(resolved, project_dir, cache, epoch, lock, progress)
     records.save_layer(records.key("distribution", later.key_of_distribution()), distribution)
     return lock
+
+
+def fetch_hashes(inputs: PartInputs) -> dict[str, str]:
+    """Give the hash of each artifact that has none in the spec, by its name: for the lock.
+
+    One that the inputs' lock knows stays as it is; others are fetched.
+
+    Raises:
+        InputError, EngineError: as for :func:`assemble`.
+    """
+    known = inputs.lock.artifacts if inputs.lock is not None else {}
+    hashes: dict[str, str] = {}
+    for artifact in inputs.spec.artifacts:
+        if artifact.sha256 is None:
+            locked_one = replace(artifact, sha256=known.get(artifact.name))
+            hashes[artifact.name] = inputs.fetch(locked_one).sha256
+    return hashes
 
 
 def _distribution(inputs: BaseInputs, records: BaseCache, refresh: bool) -> LayerRecord:
@@ -172,7 +174,7 @@ def _make_distribution(inputs: BaseInputs) -> LayerRecord:
             for path, node in nodes.items():
                 if node.kind == REGULAR and normaliser.rewrites("/" + path):
                     node.data = normaliser.rewrite("/" + path, read_content(tree, node))
-            return _record(nodes, tree, inputs, where, packages)
+            return pack_tree(nodes, tree, cache.blobs, inputs.epoch, where, packages)
 
 
 def _artifact_layer(
@@ -187,36 +189,9 @@ def _artifact_layer(
         tree = unpack(Unpacking.of(artifact), fetched.path, folder, inputs.progress)
         with tree.content:
             add_parents(tree.nodes, below.special)
-            made = _record(tree.nodes, tree, inputs, artifact.name, ())
+            made = pack_tree(tree.nodes, tree, inputs.cache.blobs, inputs.epoch, artifact.name)
     records.save_layer(key, made)
     return made
-
-
-def _record(
-    nodes: dict[str, Node],
-    tree: Tree,
-    inputs: BaseInputs,
-    where: str,
-    packages: tuple[Package, ...],
-) -> LayerRecord:
-    add_parents(nodes, {})
-    layer = write_tree(nodes, tree.content, inputs.cache.blobs, inputs.epoch, where)
-    standin = any(
-        is_standin(read_content(tree, node))
-        for path, node in nodes.items()
-        if node.kind == REGULAR and ("/" + path).endswith(_PAL)
-    )
-    return LayerRecord(
-        layer,
-        packages,
-        {
-            path: Node(DIRECTORY, node.mode, node.uid, node.gid)
-            for path, node in nodes.items()
-            if node.kind == DIRECTORY and (node.mode, node.uid, node.gid) != (0o755, 0, 0)
-        },
-        {path: node.link for path, node in nodes.items() if node.kind == SYMLINK},
-        standin,
-    )
 
 
 def _build(inputs: BaseInputs, records: BaseCache, distribution: LayerRecord) -> Image:

@@ -7,7 +7,7 @@ record whose blobs are gone, or that is damaged, counts as absent: the work is d
 import hashlib
 import json
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from imagekit.images.layers import Layer
 from imagekit.images.oci import (
     OCI_LAYER_GZIP,
     OCI_MANIFEST,
+    BlobChain,
     Descriptor,
     Image,
     check_digest,
@@ -106,14 +107,23 @@ class BaseCache:
         }
         self._save(key, value)
 
-    def image(self, key: str) -> Image | None:
-        """Give the image recorded under ``key``, if all of its blobs are still there."""
+    def image(self, key: str, below: Image | None = None) -> Image | None:
+        """Give the image recorded under ``key``, if all of its blobs are still there.
+
+        Args:
+            key: its name.
+            below: the image it is made on, which has its own blobs.
+        """
         value = self._load(key)
+        known = {layer.digest for layer in below.layers} if below is not None else set()
         with suppress(KeyError, TypeError, ValueError, InputError):
             descriptor = Descriptor(OCI_MANIFEST, value["digest"], value["size"])
             image = read_image(descriptor, self.blobs)
-            if all(self.blobs.has(layer.digest, layer.size) for layer in image.layers):
-                return image
+            own = [layer for layer in image.layers if layer.digest not in known]
+            if all(self.blobs.has(layer.digest, layer.size) for layer in own):
+                if below is None:
+                    return image
+                return replace(image, blobs=BlobChain((self.blobs, below.blobs)))
         return None
 
     def save_image(self, key: str, image: Image) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from imagekit.errors import InputError
 from imagekit.files import disk_error
@@ -13,13 +14,15 @@ from imagekit.images.bases.trust import read_ca_bundle
 from imagekit.images.cache import Cache
 from imagekit.images.gzipped import COMPRESSION
 from imagekit.images.progress import Progress
-from imagekit.spec.base import Artifact, BaseSpec
+from imagekit.spec.base_values import Artifact, BaseParts, BaseSpec, DerivedSpec
+
+_SpecT = TypeVar("_SpecT", bound=BaseParts)
 
 BUILDER = 3
 """Version of the rules by which the modules of this package make layers; in every cache key."""
 
 
-def with_hashes(spec: BaseSpec, lock: BaseLock | None) -> BaseSpec:
+def with_hashes(spec: _SpecT, lock: BaseLock | None) -> _SpecT:
     """Give the spec with every artifact's hash, from the spec itself or from the lock.
 
     Raises:
@@ -38,18 +41,76 @@ def with_hashes(spec: BaseSpec, lock: BaseLock | None) -> BaseSpec:
 
 
 @dataclass(frozen=True)
-class BaseInputs:
-    """Everything a base depends on; ``spec`` has all hashes.
+class PartInputs:
+    """What a base depends on besides what it starts from; ``spec`` has all hashes."""
 
-    ``bootstrap`` makes the distribution's root; whichever way, the layer is the same.
-    """
-
-    spec: BaseSpec
+    spec: BaseParts
     project_dir: Path
     cache: Cache
     epoch: int
     lock: BaseLock | None
     progress: Progress
+
+    def key_of_artifact(self, artifact: Artifact) -> dict[str, object]:
+        """Give what an artifact's layer depends on, as JSON value."""
+        return {
+            "builder": [BUILDER, COMPRESSION],
+            "epoch": self.epoch,
+            "mode": artifact.mode,
+            "name": artifact.filename,
+            "sha256": artifact.sha256,
+            "strip": artifact.strip,
+            "take": artifact.take,
+            "to": artifact.to,
+        }
+
+    def key_of_parts(self) -> dict[str, object]:
+        """Give what is put on the distribution, as JSON value."""
+        spec = self.spec
+        return {
+            "artifacts": [self.key_of_artifact(a) for a in spec.artifacts if not a.is_deb],
+            "entrypoint": list(spec.entrypoint),
+            "env": dict(spec.env),
+            "files": [[f.path, f.mode, self.file_data(f.source, f.text).hex()] for f in spec.files],
+            "names": [a.name for a in spec.artifacts],
+            "user": spec.user,
+            "workdir": spec.workdir,
+        }
+
+    def file_data(self, source: str | None, text: str | None) -> bytes:
+        """Give the content of an entry of ``files``."""
+        if source is None:
+            return (text or "").encode("utf-8")
+        return _read(self.project_dir / source)
+
+    def ca_bundle(self) -> bytes | None:
+        """Give the certificates of ``base.ca_bundle``; they change nothing in the image."""
+        path = self.spec.ca_bundle
+        return None if path is None else read_ca_bundle(self.project_dir / path)
+
+    def fetch(self, artifact: Artifact) -> Fetched:
+        """Bring an artifact here and check it, as the function ``fetch`` of ``artifacts`` does."""
+        return fetch(
+            artifact, self.project_dir, self.cache, artifact.sha256, self.progress, self.ca_bundle()
+        )
+
+    def debs(self) -> tuple[Path, ...]:
+        """Bring the local packages here, in the spec's order.
+
+        Raises:
+            InputError, EngineError: as :func:`imagekit.images.bases.artifacts.fetch`.
+        """
+        return tuple(self.fetch(a).path for a in self.spec.artifacts if a.is_deb)
+
+
+@dataclass(frozen=True)
+class BaseInputs(PartInputs):
+    """Everything an assembled base depends on; ``spec`` has all hashes.
+
+    ``bootstrap`` makes the distribution's root; whichever way, the layer is the same.
+    """
+
+    spec: BaseSpec
     bootstrap: Bootstrap = bootstrap
 
     def key_of_distribution(self) -> dict[str, object]:
@@ -72,38 +133,9 @@ class BaseInputs:
             "sources": spec["sources"],
         }
 
-    def key_of_artifact(self, artifact: Artifact) -> dict[str, object]:
-        """Give what an artifact's layer depends on, as JSON value."""
-        return {
-            "builder": [BUILDER, COMPRESSION],
-            "epoch": self.epoch,
-            "mode": artifact.mode,
-            "name": artifact.filename,
-            "sha256": artifact.sha256,
-            "strip": artifact.strip,
-            "take": artifact.take,
-            "to": artifact.to,
-        }
-
     def key_of_all(self) -> dict[str, object]:
         """Give what the whole image depends on, as JSON value."""
-        spec = self.spec
-        return {
-            "artifacts": [self.key_of_artifact(a) for a in spec.artifacts if not a.is_deb],
-            "distribution": self.key_of_distribution(),
-            "entrypoint": list(spec.entrypoint),
-            "env": dict(spec.env),
-            "files": [[f.path, f.mode, self.file_data(f.source, f.text).hex()] for f in spec.files],
-            "names": [a.name for a in spec.artifacts],
-            "user": spec.user,
-            "workdir": spec.workdir,
-        }
-
-    def file_data(self, source: str | None, text: str | None) -> bytes:
-        """Give the content of an entry of ``files``."""
-        if source is None:
-            return (text or "").encode("utf-8")
-        return _read(self.project_dir / source)
+        return {**self.key_of_parts(), "distribution": self.key_of_distribution()}
 
     def local_key(self, path: str | None) -> bytes:
         """Give the content of a key file beside the project file."""
@@ -115,25 +147,13 @@ class BaseInputs:
             )
         return _read(file)
 
-    def ca_bundle(self) -> bytes | None:
-        """Give the certificates of ``base.ca_bundle``; they change nothing in the image."""
-        path = self.spec.ca_bundle
-        return None if path is None else read_ca_bundle(self.project_dir / path)
-
-    def fetch(self, artifact: Artifact) -> Fetched:
-        """Bring an artifact here and check it, as the function ``fetch`` of ``artifacts`` does."""
-        return fetch(
-            artifact, self.project_dir, self.cache, artifact.sha256, self.progress, self.ca_bundle()
-        )
-
     def ingredients(self) -> Ingredients:
         """Give what the distribution is made from; local packages and keys are fetched.
 
         Raises:
             InputError, EngineError: as :func:`imagekit.images.bases.artifacts.fetch`.
         """
-        debs = tuple(self.fetch(a).path for a in self.spec.artifacts if a.is_deb)
-        return Ingredients(self.spec, debs, self.source_keys(), self.epoch, self.ca_bundle())
+        return Ingredients(self.spec, self.debs(), self.source_keys(), self.epoch, self.ca_bundle())
 
     def source_keys(self) -> dict[str, bytes]:
         """Give the public key of every extra apt source, by the source's name."""
@@ -147,6 +167,34 @@ class BaseInputs:
             else:
                 keys[source.name] = self.local_key(key.path)
         return keys
+
+
+@dataclass(frozen=True)
+class DerivedInputs(PartInputs):
+    """Everything a base on top of an image depends on; ``spec`` has all hashes."""
+
+    spec: DerivedSpec
+
+    def key_of_packages(self, below: str) -> dict[str, object]:
+        """Give what the layer of installed packages depends on, as JSON value.
+
+        Args:
+            below: digest of the image below.
+        """
+        packages = self.lock.packages if self.lock is not None else ()
+        return {
+            "below": below,
+            "builder": [BUILDER, COMPRESSION],
+            "debs": [a.sha256 for a in self.spec.artifacts if a.is_deb],
+            "epoch": self.epoch,
+            # with other locked packages the archive is asked again
+            "lock": [package_json(package) for package in packages],
+            "packages": sorted(self.spec.packages),
+        }
+
+    def key_of_image(self, below: str) -> dict[str, object]:
+        """Give what the whole image depends on, as JSON value; ``below`` as above."""
+        return {**self.key_of_parts(), "below": self.key_of_packages(below)}
 
 
 def _read(path: Path) -> bytes:

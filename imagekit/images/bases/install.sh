@@ -2,8 +2,9 @@
 # usage: install.sh [PACKAGE]...
 #
 # Runs inside the new root, in a chroot of mmdebstrap's or in a stage of a Dockerfile: installs the
-# packages that fetch.sh downloaded, then the .deb files beside this script, and writes down what is
-# installed. Nothing of the caller's environment but the time reaches the packages' scripts.
+# packages that fetch.sh or add.sh downloaded, then the .deb files beside this script, and writes down
+# what is installed. Nothing of the caller's environment but the time, and the name of a file with
+# apt's settings, reaches the packages' scripts.
 set -eu
 umask 022
 work=/tmp/imagekit
@@ -12,6 +13,7 @@ if [ -z "${IMAGEKIT_CLEAN:-}" ]; then
         LC_ALL=C.UTF-8 LANG=C.UTF-8 LANGUAGE=C.UTF-8 \
         DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true \
         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+        ${IMAGEKIT_APT:+APT_CONFIG="$IMAGEKIT_APT"} \
         /bin/sh "$0" "$@"
 fi
 

@@ -5,6 +5,8 @@ The file is JSON (schema 1) with sorted keys and entries, one per line, fit for 
     {"schema": 1,
      "artifacts": [{"name": "pypi:pyspark==3.5.9", "sha256": "…"}],
      "packages": [{"name": "tini", "version": "…", "architecture": "amd64", "sha256": "…" or null}]}
+
+A base on top of an image also has ``"from": {"image": "docker://…", "digest": "sha256:…"}``.
 """
 
 import json
@@ -12,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from imagekit.errors import InputError
 from imagekit.files import disk_error, write_atomically
@@ -24,6 +26,20 @@ LOCK_NAME = "imagekit.base.lock.json"
 _HEX = re.compile(r"[0-9a-f]{64}")
 _HINT = "restore it from version control, or run `imagekit base lock` anew"
 _SHOWN = 5
+_SHOWN_DIGEST = len("sha256:") + 12
+_TAKE = "run `imagekit base lock` to take the new versions"
+
+
+class ImageBelow(NamedTuple):
+    """The image that a base is made on.
+
+    Attributes:
+        image: its reference as it stands in the project file.
+        digest: what it is: ``sha256:<64 hex>``, of the manifest for linux/amd64.
+    """
+
+    image: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -32,11 +48,13 @@ class BaseLock:
 
     Attributes:
         artifacts: artifact name (``Artifact.name``) to SHA-256, for those without one in the spec.
-        packages: the distribution's packages, sorted; empty when none were locked.
+        packages: the base's packages, sorted; empty when none were locked.
+        below: the image that the base is made on, if it is made on one.
     """
 
     artifacts: Mapping[str, str]
     packages: tuple[Package, ...] = ()
+    below: ImageBelow | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Give the lock as the JSON value of the file."""
@@ -46,7 +64,7 @@ class BaseLock:
             ],
             "packages": [package_json(package) for package in sorted_packages(self.packages)],
             "schema": 1,
-        }
+        } | ({} if self.below is None else {"from": self.below._asdict()})
 
 
 @dataclass(frozen=True)
@@ -55,25 +73,19 @@ class PackageDrift:
 
     Attributes:
         differences: one line per package, sorted by name: ``tini 0.19.0-1 → 0.19.0-2``.
+        hint: one line that says what to do.
     """
 
     differences: tuple[str, ...]
+    hint: str = f"{_TAKE}, or set distribution.snapshot to the day of the lock"
 
     @property
     def problem(self) -> str:
         """One line for people that names the first packages."""
         first = ", ".join(self.differences[:_SHOWN])
         more = len(self.differences) - _SHOWN
-        return f"the distribution's packages are not those of {LOCK_NAME}: {first}" + (
+        return f"what the base is made of is not what {LOCK_NAME} names: {first}" + (
             f" and {more} more" if more > 0 else ""
-        )
-
-    @property
-    def hint(self) -> str:
-        """One line that says what to do."""
-        return (
-            "run `imagekit base lock` to take the new versions, or set distribution.snapshot to "
-            "the day of the lock"
         )
 
 
@@ -96,6 +108,7 @@ def load_lock(path: Path) -> BaseLock | None:
         return BaseLock(
             artifacts={str(item["name"]): _sha256(item) for item in value["artifacts"]},
             packages=sorted_packages([package_from_json(item) for item in value["packages"]]),
+            below=_below(value["from"]) if "from" in value else None,
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{path}: the lock file is damaged", _HINT) from None
@@ -132,6 +145,26 @@ def drift(lock: BaseLock, packages: Sequence[Package]) -> PackageDrift | None:
     return PackageDrift(tuple(lines)) if lines else None
 
 
+def derived_drift(
+    lock: BaseLock, below: ImageBelow, packages: Sequence[Package]
+) -> PackageDrift | None:
+    """Compare what a base on top of an image is made of with the lock; None when it is the same.
+
+    Args:
+        lock: what was locked.
+        below: the image it is made on.
+        packages: the packages in it after the installation; none if nothing was installed.
+    """
+    lines: list[str] = []
+    if lock.below is not None and lock.below != below:
+        names = [f"{one.image} ({one.digest[:_SHOWN_DIGEST]})" for one in (lock.below, below)]
+        lines.append(" → ".join(names))
+    found = drift(lock, packages) if packages else None
+    lines += found.differences if found is not None else ()
+    hint = f"{_TAKE}; the image stays the same if base.from names its digest"
+    return PackageDrift(tuple(lines), hint) if lines else None
+
+
 def sorted_packages(packages: Sequence[Package]) -> tuple[Package, ...]:
     """Sort packages by name, architecture and version."""
     return tuple(sorted(packages, key=lambda p: (p.name, p.architecture, p.version)))
@@ -154,6 +187,15 @@ def package_from_json(item: Mapping[str, Any]) -> Package:
         raise ValueError(item)
     sha256 = None if item["sha256"] is None else _sha256(item)
     return Package(words[0], words[1], words[2], sha256)
+
+
+def _below(item: Mapping[str, Any]) -> ImageBelow:
+    image, digest = item["image"], item["digest"]
+    if not isinstance(image, str) or not isinstance(digest, str) or not image.isprintable():
+        raise ValueError(item)
+    if not digest.startswith("sha256:") or not _HEX.fullmatch(digest.removeprefix("sha256:")):
+        raise ValueError(item)
+    return ImageBelow(image, digest)
 
 
 def _sha256(item: Mapping[str, Any]) -> str:

@@ -29,14 +29,21 @@ class Package:
     sha256: str | None = None
 
 
-def packages_of(tree: Tree) -> tuple[Package, ...]:
+def packages_of(
+    tree: Tree, installed: str = INSTALLED, available: str = AVAILABLE
+) -> tuple[Package, ...]:
     """Give the packages of a root that was just made, sorted.
+
+    Args:
+        tree: holds the two lists.
+        installed: path in it of what dpkg says is installed.
+        available: path of what apt knows of the archives.
 
     Raises:
         EngineError: the lists are not in it.
     """
     texts = []
-    for path in (INSTALLED, AVAILABLE):
+    for path in (installed, available):
         node = tree.nodes.get(path)
         if node is None or node.offset < 0:
             raise EngineError(

@@ -1,6 +1,6 @@
 """Trees become layers: sorted, with one time for all."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
 from imagekit.errors import InputError
@@ -17,9 +17,16 @@ from imagekit.images.tarwrite import (
     padding,
 )
 
+_WHITEOUT = ".wh."
+
 
 def write_tree(
-    tree: Mapping[str, Node], content: BinaryIO, store: BlobStore, epoch: int, where: str
+    tree: Mapping[str, Node],
+    content: BinaryIO,
+    store: BlobStore,
+    epoch: int,
+    where: str,
+    removed: Sequence[str] = (),
 ) -> Layer:
     """Write nodes as one layer, sorted by path in byte order, every time being ``epoch``.
 
@@ -29,15 +36,19 @@ def write_tree(
         store: where the layer goes.
         epoch: seconds since 1970.
         where: what the archive is called in errors.
+        removed: paths of the layers below that are gone, whose parents are among the nodes; each
+            becomes a whiteout (OCI image-spec, "Whiteouts").
 
     Raises:
         InputError: a path lies below something that is no directory, or the disk refuses.
     """
+    for path in tree:
+        check_name(path, where)
+    tree = {**tree, **{_whiteout(path): Node(REGULAR, 0o644, data=b"") for path in removed}}
     order = sorted(tree, key=lambda path: path.encode("utf-8", "surrogateescape"))
     written: dict[int, str] = {}
     with LayerWriter(store) as writer:
         for path in order:
-            check_name(path, where)
             parent = path.rpartition("/")[0]
             if parent and (parent not in tree or tree[parent].kind != DIRECTORY):
                 raise InputError(
@@ -46,6 +57,11 @@ def write_tree(
                 )
             _write_node(writer, path, tree[path], content, epoch, written)
         return writer.commit()
+
+
+def _whiteout(path: str) -> str:
+    parent, slash, name = path.rpartition("/")
+    return f"{parent}{slash}{_WHITEOUT}{name}"
 
 
 def _write_node(
