@@ -92,7 +92,9 @@ def base_dockerfile(stages: BaseStages, *, root_only: bool = False) -> str:
     variables = {name: getattr(stages, name) for name in BaseStages.__dataclass_fields__}
     # apt trusts one file of certificates; the company's is enough to reach the company's proxy
     option = "--option Acquire::https::CAInfo=/imagekit/ca.pem " if stages.ca_bundle else ""
-    return _render(BASE_TEMPLATE, variables | {"root_only": root_only, "ca_option": option})
+    return render_dockerfile(
+        BASE_TEMPLATE, variables | {"root_only": root_only, "ca_option": option}
+    )
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def derived_dockerfile(stages: DerivedStages, *, changes_only: bool = False) -> 
     places = [f"/tree/artifacts/{number}" for number in range(len(stages.artifacts))]
     places += [f"/tree/files/{number}" for number in range(len(stages.files))]
     targets = [*stages.targets, *(file.name for file in stages.files)]
-    return _render(
+    return render_dockerfile(
         DERIVED_TEMPLATE,
         variables
         | {
@@ -218,7 +220,7 @@ def cell_dockerfile(image: CellImage) -> str:
     for path in sorted(image.paths):
         copies.setdefault(path.rpartition("/")[0] + "/", []).append(path)
     variables = {name: getattr(image, name) for name in CellImage.__dataclass_fields__}
-    return _render(CELL_TEMPLATE, variables | {"copies": copies})
+    return render_dockerfile(CELL_TEMPLATE, variables | {"copies": copies})
 
 
 def dockerignore(paths: Sequence[str]) -> str:
@@ -229,7 +231,12 @@ def dockerignore(paths: Sequence[str]) -> str:
     return "".join(f"{line}\n" for line in ["*", *(f"!{path}" for path in sorted(paths))])
 
 
-def _render(template: str, variables: Mapping[str, object]) -> str:
+def render_dockerfile(template: str, variables: Mapping[str, object]) -> str:
+    """Render a template of ``dockerfiles/``.
+
+    Raises:
+        InputError: a value that no Dockerfile can hold.
+    """
     path = template_folder("dockerfiles") / template
     for text in _texts(list(variables.values())):
         if not text.isprintable():  # a line break would begin an instruction of its own
