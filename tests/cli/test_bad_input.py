@@ -348,6 +348,11 @@ def test_every_command_has_help(imagekit):
         ("tool",),
         ("tool", "gramine-manifest"),
         ("tool", "gramine-sgx-sign"),
+        ("tool", "sgx-sign"),
+        ("tool", "sgx-sign", "sign"),
+        ("tool", "sgx-sign", "gendata"),
+        ("tool", "sgx-sign", "catsig"),
+        ("tool", "sgx-sign", "dump"),
     ):
         code, out, err = imagekit(*words, "--help")
         assert code == 0, err

@@ -40,6 +40,7 @@ PROJECT_FILE = ROOT / "docs" / "project-file.md"
 CONSOLE_SCRIPTS = {
     "imagekit-gramine-manifest": ["tool", "gramine-manifest"],
     "imagekit-gramine-sgx-sign": ["tool", "gramine-sgx-sign"],
+    "imagekit-sgx-sign": ["tool", "sgx-sign"],
 }
 TABLE_HEAD = ("| key | type | default | meaning |", "|---|---|---|---|")
 
@@ -138,7 +139,7 @@ def check_command(words: list[str]) -> None:
         options = options_of(command)
         name, equals, _ = word.partition("=")
         if name.startswith("-") and name != "-" and "…" not in name:
-            short = name[:2] if not name.startswith("--") else name
+            short = name if name.startswith("--") or name in options else name[:2]
             known = options if short in options else everywhere
             assert short in known, f"imagekit {' '.join(path)} has no option {name}"
             if takes_value(known[short]) and not equals and name == short:
@@ -222,7 +223,7 @@ def test_every_command_that_is_shown_exists(page):
         if block.language in ("console", "sh"):
             for line in commands_of(block):
                 check_line(line)
-    for code in re.findall(r"`((?:imagekit|make)(?:-gramine-[a-z-]+)? [^`]+)`", prose(page)):
+    for code in re.findall(r"`((?:imagekit|make)(?:-gramine-[a-z-]+|-sgx-sign)? [^`]+)`", prose(page)):
         check_line(code)
 
 
