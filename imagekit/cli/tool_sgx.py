@@ -112,7 +112,8 @@ def sign(
 ) -> None:
     """Measure an enclave and sign it."""
     from imagekit.cli.passphrases import open_signer
-    from imagekit.release.sgx_sign import check_paths, sign_ready, write_signed
+    from imagekit.release.sgx_files import check_paths, write_signed
+    from imagekit.release.sgx_sign import sign_ready
     from imagekit.spec.dates import check_date, sigstruct_date
 
     outputs = {"-out": out, "-cssfile": cssfile, "-dumpfile": dumpfile}
@@ -140,7 +141,7 @@ def gendata(
     """Write what is to be signed elsewhere: 256 bytes."""
     from imagekit.enclave.sigstruct import encode_date
     from imagekit.files import write_atomically
-    from imagekit.release.sgx_sign import check_paths
+    from imagekit.release.sgx_files import check_paths
     from imagekit.spec.dates import check_date, sigstruct_date
 
     check_paths({"-enclave": enclave, "-config": config, "-out": out})
@@ -167,7 +168,8 @@ def catsig(
 ) -> None:
     """Put a signature that was made elsewhere into an enclave."""
     from imagekit.release.gramine_tools import read_input
-    from imagekit.release.sgx_sign import check_paths, join_signature, write_signed
+    from imagekit.release.sgx_files import check_paths, write_signed
+    from imagekit.release.sgx_sign import join_signature
     from imagekit.signing.keyfile import load_public_modulus
 
     inputs = {"-enclave": enclave, "-config": config, "-key": key, "-sig": sig}
@@ -192,7 +194,7 @@ def dump(
     cssfile: Css = None,
 ) -> None:
     """Show an enclave's metadata as text; works on unsigned files, too."""
-    from imagekit.release.sgx_sign import check_paths, dump_file
+    from imagekit.release.sgx_files import check_paths, dump_file
 
     check_paths({"-enclave": enclave, "-dumpfile": dumpfile, "-cssfile": cssfile})
     text, warnings = dump_file(enclave, dumpfile, cssfile)
@@ -205,12 +207,8 @@ def _ready(
     enclave: Path, config: Path | None, resign: bool, relocations: bool, init: bool
 ) -> "ReadyEnclave":
     """Read, lay out and measure an enclave, and say what is unwise about it."""
-    from imagekit.release.sgx_sign import (
-        Tolerance,
-        make_ready,
-        read_config_file,
-        read_enclave_file,
-    )
+    from imagekit.release.sgx_files import read_config_file, read_enclave_file
+    from imagekit.release.sgx_sign import Tolerance, make_ready
 
     with ui.progress() as progress:
         ready = make_ready(

@@ -223,7 +223,9 @@ def test_every_command_that_is_shown_exists(page):
         if block.language in ("console", "sh"):
             for line in commands_of(block):
                 check_line(line)
-    for code in re.findall(r"`((?:imagekit|make)(?:-gramine-[a-z-]+|-sgx-sign)? [^`]+)`", prose(page)):
+    for code in re.findall(
+        r"`((?:imagekit|make)(?:-gramine-[a-z-]+|-sgx-sign)? [^`]+)`", prose(page)
+    ):
         check_line(code)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from imagekit.enclave.elf import PAGE_SIZE
+from imagekit.enclave.sdk.book_keeping import book_keeping_of
 from imagekit.enclave.sdk.config import EnclaveConfig
 from imagekit.enclave.sdk.tables import (
     STACK_FILL,
@@ -117,7 +118,7 @@ def plan_layout(
     sgx2, sgx1 = _versions(config, cursor.items)
     book_keeping = 0
     if sgx2:
-        book_keeping = _round_up(_book_keeping(cursor.items, config.user_region_size), _CHUNK)
+        book_keeping = _round_up(book_keeping_of(cursor.items, config.user_region_size), _CHUNK)
         size = config.user_region_size + book_keeping + _CHUNK
         cursor.add([_region(LayoutId.USER_REGION, _LATER, size)])
     if cursor.rva > _MAX_ENCLAVE:
@@ -224,34 +225,6 @@ def _versions(
     if not dynamic or not config.misc_select & 1:
         return False, True
     return True, not config.misc_mask & 1
-
-
-def _allocated(size: int) -> int:
-    """Bytes that the SDK's allocator takes: a header of 8, rounded up to 8, 16 at least."""
-    return max(16, _round_up(size + 8, 8))
-
-
-def _book_keeping(layout: Sequence[LayoutEntry | LayoutGroup], user_size: int) -> int:
-    """Give the bytes of the memory manager's records of all regions and of the user region.
-
-    A region has a node (72 bytes); one that has pages also a bit array (24 bytes, and a bit per
-    page).
-    """
-
-    def node(pages: int) -> int:
-        bits = _allocated(24) + _allocated(-(-pages // 8)) if pages else 0
-        return _allocated(72) + bits
-
-    total = 0
-    costs: list[int] = []
-    for item in layout:
-        if isinstance(item, LayoutGroup):
-            total += item.times * sum(costs[-item.entries :])
-        else:
-            costs.append(node(item.pages if item.flags else 0))
-            total += costs[-1]
-    # 32 bytes head the first chunk that the allocator gets.
-    return total + node(user_size // PAGE_SIZE) + 32
 
 
 def for_sgx1(plan: Plan, config: EnclaveConfig) -> Layout:
