@@ -28,7 +28,7 @@ from contextlib import suppress
 from typing import Mapping  # noqa: UP035 - Python 3.8
 
 from . import ehsm, quote, settings, verifiers
-from .launch import Launch
+from .launch import GRAMINE, OCCLUM, Launch
 from .place import DIRECT, NATIVE, Place
 from .service import service_of
 from .settings import BIGDL, EHSM
@@ -134,23 +134,37 @@ def _service_type(given: Mapping[str, str]) -> str:
 
 def _kind(given: Mapping[str, str], spec: Launch, place: Place) -> str:
     """Give the kind of quote, which has to fit the place."""
-    kind = given.get("QUOTE_TYPE", quote.GRAMINE).lower()
+    kind = given.get("QUOTE_TYPE", spec.libos).lower()
     if kind not in quote.KINDS:
         raise Stop(REFUSED, "QUOTE_TYPE is none of gramine, occlum, TDX")
-    if kind == quote.GRAMINE and not place.quotes:
-        if place.kind == NATIVE:
-            why = "this runs without Gramine; QUOTE_TYPE says what else it could be"
-        elif place.kind == DIRECT:
+    if place.kind == NATIVE:
+        return _native_kind(kind, "QUOTE_TYPE" in given, spec)
+    if kind != place.libos:
+        name = place.libos.capitalize()
+        raise Stop(REFUSED, f"QUOTE_TYPE is refused: under {name} it is {place.libos}")
+    if not place.quotes:
+        if place.kind == DIRECT:
             why = "this is gramine-direct, which has no enclave"
         else:
             why = "this image is built without attestation (noattest): take a reference image"
         raise Stop(REFUSED, f"no quote can be had here: {why}")
-    if kind != quote.GRAMINE and place.kind != NATIVE:
-        raise Stop(REFUSED, "QUOTE_TYPE is refused: under Gramine it is gramine")
-    if kind == quote.OCCLUM and spec.profile == "strict":
+    return kind
+
+
+def _native_kind(kind: str, named: bool, spec: Launch) -> str:
+    """Give the kind of quote outside of enclaves; a file with one has to be named."""
+    if kind == GRAMINE or not named:
+        raise Stop(
+            REFUSED,
+            f"no quote can be had here: this runs without {kind.capitalize()}; QUOTE_TYPE says "
+            "what else it could be",
+        )
+    if kind != OCCLUM:
+        return kind
+    if spec.profile == "strict":
         line = "QUOTE_TYPE occlum is refused: a quote from a file is not fresh (profile strict)"
         raise Stop(REFUSED, line)
-    return kind
+    return quote.OCCLUM_FILE
 
 
 def _accepted(given: Mapping[str, str]) -> frozenset[int]:
@@ -169,7 +183,7 @@ def _expected(given: Mapping[str, str], kind: str, nonce: bytes) -> bytes:
     other = given.get("ATTESTATION_CHALLENGE", challenge)
     if challenge and other != challenge:
         raise Stop(REFUSED, "CHALLENGE and ATTESTATION_CHALLENGE differ: set one of them")
-    if kind != quote.OCCLUM:
+    if kind != quote.OCCLUM_FILE:
         return report_data(nonce, other, user)
     data = (user or _OCCLUM_REPORT_DATA).encode()
     if len(data) > quote.REPORT_DATA_SIZE:
@@ -185,5 +199,5 @@ def _notes(spec: Launch, given: Mapping[str, str], kind: str) -> None:
     pinned = "ATTESTATION_PIN_SHA256" in sealed or "ATTESTATION_CA" in sealed
     if spec.profile == "strict" and not ("ATTESTATION_URL" in sealed and pinned):
         note("the host chooses the attestation service: seal its address and pin in the image")
-    if kind == quote.OCCLUM:
+    if kind == quote.OCCLUM_FILE:
         note("the quote comes from a file: nothing ties it to this start")

@@ -12,7 +12,7 @@ import os
 import re
 from typing import Mapping, Sequence  # noqa: UP035 - Python 3.8
 
-from .launch import FLINK_ROLES, SPARK_ROLES, Launch
+from .launch import FLINK_ROLES, OCCLUM, SPARK_ROLES, Launch
 from .paths import ACCOUNT_FOLDER, FLINK_POD_TEMPLATE
 from .request import INJECTIONS, Request, is_service
 from .start import read_file
@@ -99,6 +99,10 @@ def gather(
         Stop: a file that is named cannot be read.
     """
     wanted = {name: value for name, value in env.items() if _goes_in(name, role)}
+    if spec.libos == OCCLUM:
+        from .occlum_settings import stays_outside
+
+        wanted = {name: value for name, value in wanted.items() if not stays_outside(name)}
     for name in KEY_FILES:
         if env.get(name):
             wanted[f"{name}_DATA"] = _encoded(env[name], name)

@@ -24,12 +24,12 @@ from . import launch
 from .command import FOLDER, TEMPORARY, Command
 from .launch import LONGEST_VALUE
 from .paths import FLINK_POD_TEMPLATE
-from .place import NATIVE, SIZE_VARIABLE, Place, find_place
+from .place import NATIVE, OCCLUM_VARIABLES, Place, find_place
 from .request import INJECTIONS, VARIABLE, Request, is_service, parse_request
 from .start import become, read_launch
 from .stop import REFUSED, UNUSABLE, Stop
 
-_KEPT_BACK = (VARIABLE.encode(), SIZE_VARIABLE.encode(), b"sgx_command", b"API_KEY")
+_KEPT_BACK = {name.encode() for name in (VARIABLE, *OCCLUM_VARIABLES, "sgx_command", "API_KEY")}
 """What a program has no need of, in the profile that gives it all the rest of the host's."""
 
 _NUMBER = re.compile(r"[0-9]{1,15}")
@@ -225,7 +225,7 @@ def run(spec_path: str, host: Mapping[bytes, bytes]) -> NoReturn:
         Stop: see the functions above, :mod:`.attest` and :mod:`.storage`.
     """
     spec = read_launch(spec_path)
-    place = find_place(host)
+    place = find_place(host, libos=spec.libos)
     env = environment(spec, host)
     request = read_request(host)
     service: dict[str, str] = {}

@@ -65,7 +65,14 @@ def enclave_flags(place: Place, processors: int) -> tuple[str, ...]:
     """Give the flags that a JVM needs under a library OS; none natively.
 
     Without ``-UsePerfData`` the JVM complains of ``flock``; the number of processors decides how
-    many threads it starts, and an enclave has a fixed number of those.
+    many threads it starts, and an enclave has a fixed number of those. For Occlum these come
+    besides, as its demos and BigDL's image have them:
+
+    - ``-UseCompressedOops``: compressed pointers want the heap at low addresses, which programs in
+      an enclave are not given;
+    - ``os.name``: ``uname`` there names another system, and libraries would not find their code;
+    - ``launchMechanism``: Occlum has ``vfork`` and no ``fork``;
+    - ``availableProcessors``: the same for netty, which has its own idea.
 
     Args:
         place: where it runs.
@@ -73,7 +80,16 @@ def enclave_flags(place: Place, processors: int) -> tuple[str, ...]:
     """
     if place.kind == NATIVE:
         return ()
-    return ("-XX:-UsePerfData", f"-XX:ActiveProcessorCount={processors}")
+    flags = ("-XX:-UsePerfData", f"-XX:ActiveProcessorCount={processors}")
+    if not place.in_occlum:
+        return flags
+    return (
+        *flags,
+        "-XX:-UseCompressedOops",
+        "-Dos.name=Linux",
+        "-Djdk.lang.Process.launchMechanism=vfork",
+        f"-Dio.netty.availableProcessors={processors}",
+    )
 
 
 def pair(
@@ -141,7 +157,10 @@ def split_options(name: str, text: str) -> list[str]:
 
 
 def check_heap(name: str, heap: int, place: Place) -> None:
-    """Refuse a heap that does not fit: it has to be smaller than half of the enclave.
+    """Refuse a heap that does not fit: under Gramine it has to be smaller than half of the enclave.
+
+    With Occlum the size is that of user space alone, without the library OS's own heap and stacks;
+    of that at most three quarters, since a JVM needs room for code, classes and threads besides.
 
     Args:
         name: what sets it, for the message.
@@ -151,9 +170,15 @@ def check_heap(name: str, heap: int, place: Place) -> None:
     Raises:
         Stop: too large.
     """
-    if place.kind != NATIVE and place.enclave_size is not None and 2 * heap >= place.enclave_size:
+    if place.kind == NATIVE or place.enclave_size is None:
+        return
+    if place.in_occlum:
+        fits, part, whole = 4 * heap <= 3 * place.enclave_size, "at most 3/4 of the", "user space"
+    else:
+        fits, part, whole = 2 * heap < place.enclave_size, "less than half of the", "enclave"
+    if not fits:
         raise Stop(
             REFUSED,
-            f"{name}: a heap of {heap >> 20} MiB does not fit: take less than half of the "
-            f"enclave's {place.enclave_size >> 20} MiB, or an image with a larger enclave",
+            f"{name}: a heap of {heap >> 20} MiB does not fit: take {part} {whole}'s "
+            f"{place.enclave_size >> 20} MiB, or an image with a larger enclave",
         )

@@ -34,9 +34,9 @@ def main(argv: Sequence[str]) -> int:
 
             inside.run(spec_path, os.environb)
         elif argv[1] == "outside":
-            from . import outside  # only here: the enclave need not load it
+            from . import outside, plan  # only here: the enclave need not load them
 
-            outside.start(argv[2:], spec_path, outside.Places())
+            outside.start(argv[2:], spec_path, plan.Places())
         else:
             raise Stop(REFUSED, "the launcher takes no arguments")
     except Stop as stop:

@@ -1,4 +1,4 @@
-"""What the container's entry point runs, outside the enclave: start Gramine, or the bare program.
+"""What the container's entry point runs, outside the enclave: start Gramine, Occlum, or neither.
 
 Everything here is in the host's hands; it decides nothing that security rests on. It gathers what
 the container was asked for, checks what is needed, says in one line what is missing, and replaces
@@ -7,7 +7,8 @@ itself by the next program. Where it is process 1 of the container it does the d
 
 | started with | what happens |
 |---|---|
-| a role or nothing, ``SGX_ENABLED=true`` | ``gramine-sgx bash`` in ``/ppml`` |
+| a role or nothing, ``SGX_ENABLED=true`` | ``gramine-sgx bash`` in ``/ppml``; :mod:`.occlum` says |
+| | what it is with Occlum |
 | the same and ``SGX_MODE=direct`` | ``gramine-direct bash`` in ``/ppml``: no enclave, development |
 | a role or nothing, ``SGX_ENABLED=false`` | the same program natively, by the launcher's rules |
 | anything else | that command, outside the enclave |
@@ -20,66 +21,20 @@ Python 3.8, standard library, nothing else of this package.
 """
 
 # Loading pathlib costs start-up time.
-# ruff: noqa: PTH113, PTH116, PTH118, PTH123
+# ruff: noqa: PTH113, PTH118, PTH123
 from __future__ import annotations
 
 import os
 import re
-import stat
 import sys
-from typing import Mapping, NamedTuple, NoReturn, Sequence  # noqa: UP035 - Python 3.8
+from typing import Mapping, NoReturn, Sequence  # noqa: UP035 - Python 3.8
 
 from . import gather
-from .launch import Launch
-from .request import VARIABLE, Request, write_request
+from .launch import OCCLUM, Launch
+from .plan import Places, Plan, heading, need_device, need_provision, packed, which
+from .request import Request
 from .start import become, read_launch
 from .stop import REFUSED, UNUSABLE, Stop
-
-
-class Places(NamedTuple):
-    """Where things stand in the image.
-
-    Attributes:
-        folder: where manifest and signature are, and where Gramine is started.
-        name: the manifest's name without suffixes.
-        devices: SGX device files, any of which will do.
-        provision: device files for keys that quoting needs, any of which will do.
-        aesm: socket of the service that makes quotes.
-        qcnl: configuration of Intel's quote provider library.
-        temporary: folder that everybody may write to.
-    """
-
-    folder: str = "/ppml"
-    name: str = "bash"
-    devices: tuple[str, ...] = ("/dev/sgx_enclave", "/dev/sgx/enclave")
-    provision: tuple[str, ...] = ("/dev/sgx_provision", "/dev/sgx/provision")
-    aesm: str = "/var/run/aesmd/aesm.socket"
-    qcnl: str = "/etc/sgx_default_qcnl.conf"
-    temporary: str = "/tmp"  # noqa: S108 - outside there is no other place
-
-
-class Plan(NamedTuple):
-    """What to do next.
-
-    Attributes:
-        program: path of the program to become; None for the launcher itself, natively.
-        argv: its arguments, its own name first.
-        folder: working folder to change to, None to stay.
-        env: variables to add.
-        folders: folders of encrypted files, to be made if they are not there.
-        notes: lines to print before; no values of variables in them.
-    """
-
-    program: str | None
-    argv: tuple[str, ...]
-    folder: str | None
-    env: dict[str, str]
-    notes: tuple[str, ...]
-    folders: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        """Without the environment, which may hold secrets."""
-        return f"Plan({self.program!r}, {self.argv!r}, notes={self.notes!r})"
 
 
 def decide(
@@ -103,38 +58,33 @@ def decide(
     spec = read_launch(spec_path)
     request = gather.gather(role, args, env, spec)
     if not _enabled(request, env):
-        notes = _notes(spec, role, "without an enclave, unprotected")
-        return Plan(None, (), None, _packed(request), notes)
+        notes = heading(spec, role, "without an enclave, unprotected")
+        return Plan(None, (), None, packed(request), notes)
+    if spec.libos == OCCLUM:
+        from . import occlum  # only here: images of Gramine do without
+
+        return occlum.decide(request, env, spec, places)
     mode = env.get("SGX_MODE") or "sgx"
     if mode not in ("sgx", "direct"):
         raise Stop(REFUSED, 'SGX_MODE is neither "sgx" nor "direct"')
     if mode == "direct":
         _need(places, ".manifest")
-        notes = _notes(spec, role, "under Gramine without an enclave: the host sees all memory")
+        notes = heading(spec, role, "under Gramine without an enclave: the host sees all memory")
         return _gramine("gramine-direct", request, env, spec, spec_path, places, notes)
     _need(places, ".manifest.sgx")
     _need(places, ".sig")
     _need_devices(request, spec, places)
-    notes = _notes(spec, role, f"in the enclave of {places.folder}/{places.name}.manifest.sgx")
+    notes = heading(spec, role, f"in the enclave of {places.folder}/{places.name}.manifest.sgx")
     return _gramine("gramine-sgx", request, env, spec, spec_path, places, notes)
 
 
 def _given(arguments: Sequence[str], env: Mapping[str, str]) -> Plan:
     word = arguments[0]
-    program = word if "/" in word else _which(word, env)
+    program = word if "/" in word else which(word, env)
     if not program:
         raise Stop(UNUSABLE, "the given command is neither a role nor on PATH")
     note = "a command was given: it runs outside the enclave"
     return Plan(program, tuple(arguments), None, {}, (note,))
-
-
-def _which(name: str, env: Mapping[str, str]) -> str | None:
-    """Look a program up; :func:`shutil.which` does it, but loads three compressors."""
-    for folder in (env.get("PATH") or os.defpath).split(os.pathsep):
-        path = os.path.join(folder, name)
-        if os.path.isfile(path) and os.access(path, os.X_OK):
-            return path
-    return None
 
 
 def _enabled(request: Request, env: Mapping[str, str]) -> bool:
@@ -149,21 +99,6 @@ def _enabled(request: Request, env: Mapping[str, str]) -> bool:
     return value == "true"
 
 
-def _notes(spec: Launch, role: str, how: str) -> tuple[str, ...]:
-    what = f"role {role}" if role else "the sealed command"
-    notes = [f"{what} {how}"]
-    if spec.profile == "compat":
-        notes.append("profile compat: the host chooses the command, the environment and the files")
-    return tuple(notes)
-
-
-def _packed(request: Request) -> dict[str, str]:
-    try:
-        return {VARIABLE: write_request(*request)}
-    except ValueError as error:
-        raise Stop(REFUSED, str(error)) from None
-
-
 def _need(places: Places, suffix: str) -> None:
     path = os.path.join(places.folder, places.name + suffix)
     if not os.path.isfile(path):
@@ -171,21 +106,12 @@ def _need(places: Places, suffix: str) -> None:
 
 
 def _need_devices(request: Request, spec: Launch, places: Places) -> None:
-    if not any(_is_device(path) for path in places.devices):
-        raise Stop(
-            UNUSABLE,
-            f"no SGX device: neither {' nor '.join(places.devices)} is there; give the container "
-            "the device, or set SGX_ENABLED=false",
-        )
+    need_device(places)
     from .settings import wanted  # only here: most starts need no more than the above
 
     if not wanted(request.env, spec.attestation):
         return
-    if not any(_is_device(path) for path in places.provision):
-        raise Stop(
-            UNUSABLE,
-            f"attestation needs a device: neither {' nor '.join(places.provision)} is there",
-        )
+    need_provision(places.provision)
     if not os.path.exists(places.aesm):  # noqa: PTH110
         raise Stop(UNUSABLE, f"attestation needs the service aesmd: {places.aesm} is missing")
 
@@ -199,10 +125,10 @@ def _gramine(
     places: Places,
     notes: tuple[str, ...],
 ) -> Plan:
-    path = _which(program, env)
+    path = which(program, env)
     if not path:
         raise Stop(UNUSABLE, f"{program} is not on PATH: Gramine is not installed in this image")
-    added = _packed(request)
+    added = packed(request)
     if spec.profile == "compat":
         own = env.get("sgx_command")
         if own and not request.role:
@@ -232,15 +158,8 @@ def _size(places: Places, program: str) -> dict[str, str]:
     return {SIZE_VARIABLE: found[1]} if found else {}
 
 
-def _is_device(path: str) -> bool:
-    try:
-        return stat.S_ISCHR(os.stat(path).st_mode)
-    except OSError:
-        return False
-
-
 def _make(folder: str) -> None:
-    """Make a folder of encrypted files: Gramine does not, and refuses to start without it."""
+    """Make a folder of encrypted files: no library OS does, and each refuses to start without."""
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)  # noqa: PTH103
     except OSError as error:
@@ -279,8 +198,11 @@ def start(arguments: Sequence[str], spec_path: str, places: Places) -> NoReturn:
 
         supervise()
     if plan.program is None:
-        from . import inside  # only here: with Gramine it runs in a process of its own
+        from . import inside  # only here: in an enclave it runs in a process of its own
+        from .place import OCCLUM_VARIABLES  # a host that sets these makes no enclave of this
 
+        for name in OCCLUM_VARIABLES:
+            encoded.pop(name.encode(), None)
         inside.run(spec_path, encoded)
     if plan.folder is not None:
         try:

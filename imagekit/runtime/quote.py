@@ -7,10 +7,11 @@ Where a quote comes from:
 | ``gramine`` | ``/dev/attestation/user_report_data`` is written, ``quote`` beside it is read |
 | ``tdx`` | configfs-tsm (Linux 6.7 and newer): a report entry's ``inblob`` and ``outblob``; |
 | | where that is not there, or not to be written to, ``/dev/tdx_guest`` (:mod:`.tdx`) |
-| ``occlum`` | the file ``/etc/occlum_attestation/quote``, written by a program in the image |
+| ``occlum`` | in an enclave of Occlum its device ``/dev/sgx`` (:mod:`.occlum_quote`); |
+| | elsewhere the file ``/etc/occlum_attestation/quote``, written by a program in the image |
 
-The first two are tied to this start, since the report data is ours. A quote from a file carries the
-report data that its writer chose. It can be checked to hold that text (``REPORT_DATA``; BigDL's
+All but the file are tied to this start, since the report data is ours. A quote from a file carries
+the report data that its writer chose. It can be checked to hold that text (``REPORT_DATA``; BigDL's
 writer takes ``ppml`` by default), not to be fresh: whoever can put the file there can put an old
 one.
 
@@ -27,12 +28,14 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from .devices import write_at_once
+from .launch import GRAMINE, OCCLUM
 from .stop import FAILED, UNUSABLE, Stop
 
-GRAMINE = "gramine"
-OCCLUM = "occlum"
 TDX = "tdx"
+OCCLUM_FILE = "occlum file"
+"""What ``occlum`` is outside of an enclave of Occlum: BigDL's way."""
 KINDS = (GRAMINE, OCCLUM, TDX)
+"""Words that ``QUOTE_TYPE`` may have, in lower case."""
 
 LONGEST_QUOTE = 1 << 16
 REPORT_DATA_SIZE = 64
@@ -54,12 +57,14 @@ class Devices(NamedTuple):
         tsm: folder of configfs-tsm's reports.
         tdx_guest: TDX's own device.
         tdx_attest: Intel's file with the port of the host's quote generation service.
+        sgx: device of Occlum, inside its enclave.
     """
 
     occlum: str = "/etc/occlum_attestation/quote"
     tsm: str = "/sys/kernel/config/tsm/report"
     tdx_guest: str = "/dev/tdx_guest"
     tdx_attest: str = "/etc/tdx-attest.conf"
+    sgx: str = "/dev/sgx"
 
 
 class Quote(NamedTuple):
@@ -142,7 +147,7 @@ def get_quote(kind: str, report_data: bytes, attestation: str, devices: Devices)
     """Get a quote.
 
     Args:
-        kind: one of :data:`KINDS`.
+        kind: one of :data:`KINDS`, or :data:`OCCLUM_FILE`.
         report_data: 64 bytes that it has to carry; a quote from a file carries its own.
         attestation: Gramine's folder, ``/dev/attestation``.
         devices: the others.
@@ -154,6 +159,10 @@ def get_quote(kind: str, report_data: bytes, attestation: str, devices: Devices)
     if kind == GRAMINE:
         return _of_gramine(report_data, attestation)
     if kind == OCCLUM:
+        from . import occlum_quote  # only here: other kinds do without
+
+        return occlum_quote.get_quote(report_data, devices.sgx)
+    if kind == OCCLUM_FILE:
         return _read(devices.occlum, "no quote of Occlum: write one first, as BigDL's image does")
     return _of_tdx(report_data, devices)
 
@@ -164,7 +173,7 @@ def checked_quote(data: bytes, report_data: bytes, kind: str) -> Quote:
     Args:
         data: the quote.
         report_data: 64 bytes.
-        kind: one of :data:`KINDS`, as it was asked for.
+        kind: as of :func:`get_quote`.
 
     Raises:
         Stop: it does not.

@@ -120,6 +120,8 @@ def java_argv(
         argv.append(f"-Dlog4j.configuration=file:{LOG_FOLDER}/spark/log4j.properties")
     if place.kind != NATIVE:
         argv.append("-Duser.home=/tmp")
+    if place.in_occlum:
+        argv.append("-Divy.home=/tmp/.ivy")  # as BigDL's; the home of root cannot be relied on
     kib = size >> 10
     return [*argv, *options, f"-Xmx{kib}k" if kib % 1024 else f"-Xmx{kib >> 10}m"]
 

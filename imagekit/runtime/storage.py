@@ -46,6 +46,8 @@ VARIABLES = settings.STORAGE
 KEY_SIZE = 16
 """Bytes."""
 
+_HOST = "/host"
+"""Where Occlum's own configuration and BigDL's show the instance folder of the host."""
 _LONGEST_FILE = 1 << 14
 _FILES = {
     "EHSM_PRIMARY_KEY": "/ppml/encrypted_keys/encrypted_primary_key",
@@ -71,7 +73,8 @@ def unlock(spec: Launch, env: Mapping[str, str], place: Place) -> None:
     if not is_true("ENCRYPTED_FSD", given.get("ENCRYPTED_FSD", "false")):
         return
     if place.kind == NATIVE:
-        raise Stop(REFUSED, "ENCRYPTED_FSD is refused: without Gramine nothing would be encrypted")
+        name = spec.libos.capitalize()
+        raise Stop(REFUSED, f"ENCRYPTED_FSD is refused: without {name} nothing would be encrypted")
     mounts = [mount for mount in spec.encrypted if needs_key(mount)]
     if not mounts:
         raise Stop(
@@ -98,6 +101,10 @@ def check(spec: Launch, storage: Mapping[str, str], place: Place) -> None:
     Natively nothing is, and nothing is checked. Under compat ``/tmp`` is the host's, and a folder
     that is not encrypted is said on stderr rather than refused.
 
+    Occlum encrypts what is written below ``/``: it goes into files that only enclaves of this
+    signer can read. A mount of the host's folders is an exception that a strict image does not
+    have; of compat images the launcher knows ``/host``, and not whether ``/tmp`` is one.
+
     Args:
         spec: the launch specification.
         storage: what a folder is for → the folder; ``..`` is resolved.
@@ -117,6 +124,10 @@ def check(spec: Launch, storage: Mapping[str, str], place: Place) -> None:
                     f"{purpose}: its folder is on the encrypted mount {mount.path}, whose key is "
                     "not set: set ENCRYPTED_FSD to true",
                 )
+        elif place.in_occlum and spec.profile == "compat":
+            if _is_below(folder, _HOST) or _is_below(folder, TEMPORARY):
+                some = "" if _is_below(folder, _HOST) else " if the image mounts it there"
+                _warn(f"{purpose}: its folder is the host's{some}, which can read it (compat)")
         elif spec.profile == "compat":
             _warn(f"{purpose}: its folder is not encrypted, the host can read it (profile compat)")
         elif not _is_below(folder, TEMPORARY):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from imagekit.runtime import files, gather, kubernetes, outside, settings
+from imagekit.runtime import files, gather, kubernetes, outside, plan, settings
 from imagekit.runtime.launch import launch_spec, parse_launch
 from imagekit.runtime.qcnl import qcnl_text, write_qcnl
 from imagekit.runtime.request import VARIABLE, is_service, parse_request
@@ -299,7 +299,7 @@ def test_a_program_is_found_where_a_shell_finds_it(name, tmp_path):
     (tmp_path / "sh").mkdir()
     for path in (f"{tmp_path}:/usr/bin:/bin", "/nonexistent", "/", None):
         env = {} if path is None else {"PATH": path}
-        assert outside._which(name, env) == (shutil.which(name, path=path or os.defpath) or None)
+        assert plan.which(name, env) == (shutil.which(name, path=path or os.defpath) or None)
 
 
 def test_the_pod_template_goes_in_as_content(tmp_path):

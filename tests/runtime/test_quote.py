@@ -157,9 +157,11 @@ def test_an_absurd_quote_is_not_taken(tmp_path, content):
 def test_occlum_gives_the_quote_of_its_file(tmp_path):
     (tmp_path / "quote").write_bytes(sgx_quote(b"ppml"))
     devices = NOWHERE._replace(occlum=str(tmp_path / "quote"))
-    found = quote.get_quote(quote.OCCLUM, DATA, "/nonexistent", devices)
+    found = quote.get_quote(quote.OCCLUM_FILE, DATA, "/nonexistent", devices)
     assert quote.parse_quote(found).report_data == b"ppml" + bytes(60)
-    assert "Occlum" in stopped(quote.get_quote, quote.OCCLUM, DATA, "/nonexistent", NOWHERE).line
+    assert (
+        "Occlum" in stopped(quote.get_quote, quote.OCCLUM_FILE, DATA, "/nonexistent", NOWHERE).line
+    )
 
 
 def test_a_td_quotes_what_was_written_and_leaves_no_entry_behind(tsm):
