@@ -64,6 +64,12 @@ def build(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Also build what is there already.")
     ] = False,
+    allow_debug: Annotated[
+        bool,
+        typer.Option(
+            "--allow-debug", help="Build what enclave.debug asks for: for development alone."
+        ),
+    ] = False,
     date: Date = None,
     profile: Profile = None,
     manifest_template: Template = None,
@@ -102,8 +108,12 @@ def build(
             targets, load=load, access=access, known=known, talk=ui.say, progress=progress
         )
         base = open_base(project, Cache(project.cache), options, talk=ui.say, progress=progress)
-        _shout(base.standin)
-        with open_cells(base, project, cross_check=cross_check, progress=progress) as cells_of:
+        if base.standin:
+            _shout(base.libos_name)
+        making = open_cells(
+            base, project, cross_check=cross_check, allow_debug=allow_debug, progress=progress
+        )
+        with making as cells_of:
             builder = CellBuilder(
                 base,
                 project,
@@ -131,13 +141,9 @@ def build(
     _end(outcomes)
 
 
-def _shout(standin: bool) -> None:
-    if standin:
-        for line in (
-            "STAND-IN GRAMINE: this base holds no real Gramine.",
-            "Images made from it run WITHOUT ANY ENCLAVE and protect nothing.",
-        ):
-            ui.warn(line)
+def _shout(libos: str) -> None:
+    ui.warn(f"STAND-IN {libos.upper()}: this base holds no real {libos}.")
+    ui.warn("Images made from it run WITHOUT ANY ENCLAVE and protect nothing.")
 
 
 def _tell(outcome: "Outcome", many: bool) -> None:

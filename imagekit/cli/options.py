@@ -1,9 +1,9 @@
 """Options that several commands share, and what they stand for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from imagekit.images.registry.access import RegistryAccess
     from imagekit.release.bases import BaseOptions
     from imagekit.spec.matrix import Cell
+    from imagekit.spec.options import GramineOptions, OcclumOptions
     from imagekit.spec.project import Project
 
 ProjectFile = Annotated[Path, typer.Option("--file", "-f", help="The project file.")]
@@ -22,14 +23,17 @@ Json = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 Epc = Annotated[str | None, typer.Option(help="Enclave size: 16g, 16G, 16GB, 16Gi.")]
 Log = Annotated[str | None, typer.Option(help="Log level.")]
 NoAttest = Annotated[bool, typer.Option("--no-attest", help="No remote attestation.")]
-Libos = Annotated[str | None, typer.Option(help="Library OS: gramine.")]
+Libos = Annotated[
+    str | None, typer.Option(help="Library OS, which has to be the project's: gramine or occlum.")
+]
 Select = Annotated[
     list[str] | None, typer.Option(help="Cells by pattern, such as '*-16g-*'; repeatable.")
 ]
 All = Annotated[bool, typer.Option("--all", help="All cells of the matrix.")]
 Profile = Annotated[str | None, typer.Option(help="strict or compat.")]
 Template = Annotated[
-    Path | None, typer.Option("--manifest-template", help="Your own manifest template.")
+    Path | None,
+    typer.Option("--manifest-template", help="Own template of the manifest or Occlum.json."),
 ]
 Define = Annotated[
     list[str] | None, typer.Option("--define", "-D", help="NAME=VALUE for the template.")
@@ -113,13 +117,23 @@ def open_project(
         from imagekit.release.bases import with_base
 
         project = with_base(project, base)
-    merged: dict[str, str | bool] = dict(project.gramine.define)
-    merged |= parse_defines(define or [])
-    gramine = project.gramine._replace(
-        template=template or project.gramine.template,
-        define=tuple(sorted(merged.items())),
+    defines = parse_defines(define or [])
+    if project.libos == "occlum":
+        return replace(project, occlum=with_template(project.occlum, template, defines))
+    return replace(project, gramine=with_template(project.gramine, template, defines))
+
+
+_Templated = TypeVar("_Templated", "GramineOptions", "OcclumOptions")
+
+
+def with_template(
+    options: _Templated, template: Path | None, defines: Mapping[str, str | bool]
+) -> _Templated:
+    """Give a section with what the command line says of its template."""
+    merged = {**dict(options.define), **defines}
+    return options._replace(
+        template=template or options.template, define=tuple(sorted(merged.items()))
     )
-    return replace(project, gramine=gramine)
 
 
 def choose_cells(

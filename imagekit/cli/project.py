@@ -104,6 +104,11 @@ def _row(project: "Project", cell: "Cell") -> dict[str, Any]:
 
     is_default = cell == project.default_cell
     references = list(project.references(cell))
+    own: dict[str, Any] = {}
+    if cell.libos == "occlum":
+        from imagekit.release.occlum_plan import planned_epc  # here: other projects start quicker
+
+        own = {"committed_epc": planned_epc(project, cell).total}
     return {
         "id": cell.id,
         "image": project.name(cell),
@@ -116,6 +121,7 @@ def _row(project: "Project", cell: "Cell") -> dict[str, Any]:
         "attestation": cell.attestation,
         "profile": project.profile,
         "default": is_default,
+        **own,
     }
 
 
@@ -124,12 +130,13 @@ def _table(project: "Project", cells: "tuple[Cell, ...]") -> str:
     from imagekit.spec.sizes import epc_name
 
     default = project.default_cell
-    rows = [("CELL", "IMAGE", "EPC", "LOG", "ATTESTATION", "")]
+    rows = [("CELL", "IMAGE", "EPC", *_committed(project, None), "LOG", "ATTESTATION", "")]
     rows += [
         (
             cell.id,
             project.reference(cell),
             epc_name(cell.epc),
+            *_committed(project, cell),
             cell.log,
             cell.attestation,
             "default" if cell == default else "",
@@ -139,6 +146,17 @@ def _table(project: "Project", cells: "tuple[Cell, ...]") -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
     return "\n".join(lines)
+
+
+def _committed(project: "Project", cell: "Cell | None") -> tuple[str, ...]:
+    """The column of Occlum's cells with the EPC that they commit; its title where there is none."""
+    if project.libos != "occlum":
+        return ()
+    if cell is None:
+        return ("COMMITS",)
+    from imagekit.release.occlum_plan import epc_text, planned_epc
+
+    return (epc_text(planned_epc(project, cell)),)
 
 
 def _remarks(project: "Project", cells: "tuple[Cell, ...]") -> None:
@@ -154,3 +172,8 @@ def _remarks(project: "Project", cells: "tuple[Cell, ...]") -> None:
             f"default cell{chosen}: {default.id}, also tagged "
             f"{default_reference(project.image, default.libos)}"
         )
+    if project.libos == "occlum":
+        from imagekit.release.occlum_plan import epc_remarks
+
+        for line in epc_remarks(project, cells):
+            ui.warn(line)

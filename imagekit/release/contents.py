@@ -55,6 +55,11 @@ class Base(ABC):
 
     @property
     @abstractmethod
+    def libos_name(self) -> str:
+        """Its library OS, as people write it."""
+
+    @property
+    @abstractmethod
     def toolchain(self) -> str:
         """Its library OS with the version, and how that was found out; for people."""
 

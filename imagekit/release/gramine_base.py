@@ -48,6 +48,11 @@ class GramineBase(Base):
         return is_standin(self.pal.data)
 
     @property
+    def libos_name(self) -> str:
+        """See Base."""
+        return "Gramine"
+
+    @property
     def toolchain(self) -> str:
         """See Base."""
         return f"Gramine {self.release.name} ({self.release_origin})"

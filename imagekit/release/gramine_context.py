@@ -16,6 +16,7 @@ from imagekit.release.cell import (
     sign_cell,
 )
 from imagekit.release.configuration import Rendered, Renderer
+from imagekit.release.contents import Base
 from imagekit.release.gramine_base import GramineBase
 from imagekit.release.pipeline import build_epoch
 from imagekit.release.signing import SignedEnclave
@@ -59,7 +60,7 @@ def gramine_contexts(
     ]
 
 
-def base_name(base: GramineBase, project: Project) -> str:
+def base_name(base: Base, project: Project) -> str:
     """Give the base's name for ``FROM``, pinned by its digest.
 
     A base in a registry goes by its name there; else it is where ``base build --push`` puts it.

@@ -40,6 +40,11 @@ class OcclumBase(Base):
         return self.is_standin
 
     @property
+    def libos_name(self) -> str:
+        """See Base."""
+        return "Occlum"
+
+    @property
     def toolchain(self) -> str:
         """See Base."""
         return f"Occlum {self.version.name} ({self.version_origin})"
@@ -51,7 +56,7 @@ def occlum_base(image: Image, rootfs: Rootfs, project: Project) -> OcclumBase:
     Raises:
         InputError: no Occlum in it, or something that jobs need is missing or ambiguous.
     """
-    libos, found = _find_library(rootfs)
+    libos, found = find_library(rootfs)
     version, origin = _version(found, project)
     return OcclumBase(
         image=image,
@@ -64,8 +69,12 @@ def occlum_base(image: Image, rootfs: Rootfs, project: Project) -> OcclumBase:
     )
 
 
-def _find_library(rootfs: Rootfs) -> tuple[str, str]:
-    """Give path and version of the library OS; its simulation is another file."""
+def find_library(rootfs: Rootfs) -> tuple[str, str]:
+    """Give path and version of Occlum's library OS; its simulation is another file.
+
+    Raises:
+        InputError: there is none, or several.
+    """
     names = rootfs.children(_LIBRARIES) if rootfs.kind(_LIBRARIES) == "dir" else []
     found = {
         rootfs.resolve(f"{_LIBRARIES}/{name}"): match[1]

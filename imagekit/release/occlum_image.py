@@ -12,6 +12,9 @@ SYSTEM_CONFIG = f"{OCCLUM_INSTANCE}/build/.Occlum_sys.json.protected"
 FILES = f"{OCCLUM_INSTANCE}/imagekit.files.sha256"
 """imagekit's own list of all other files of the instance, with their hashes."""
 
+LOG_VARIABLE = "OCCLUM_LOG_LEVEL"
+"""Variable of the image with the log level; Occlum reads it outside, so nobody measures it."""
+
 LIBRARY_LIMIT = 1 << 30
 """Bytes of an enclave's library that are read; Occlum's has some tens of megabytes."""
 

@@ -6,19 +6,21 @@ and leaves with the container: Occlum signs as it builds, and the user's key is 
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from imagekit.enclave.occlum.rootfs_manifest import ListedFile
+from imagekit.enclave.occlum.rootfs_manifest import ListedFile, listed_link
 from imagekit.errors import EngineError, InputError
 from imagekit.files import disk_error
 from imagekit.images.daemon.containers import ThrowAway
 from imagekit.images.layers import LayerFile
-from imagekit.images.progress import NO_PROGRESS, Progress
+from imagekit.images.progress import NO_PROGRESS, Advance, Progress
 from imagekit.images.tarread import Member, TarReader
+from imagekit.release.cell import generated
+from imagekit.release.occlum_configuration import OcclumRendered
 from imagekit.release.occlum_image import LIBRARY
-from imagekit.render.occlum import build_script
 from imagekit.runtime.paths import OCCLUM_INSTANCE
 from imagekit.signing.keyfile import throw_away_key
 
@@ -26,8 +28,9 @@ _WORK = "/imagekit"
 _SCRIPT, _CONFIG, _BOM, _KEY = (
     f"{_WORK}/{name}" for name in ("build-instance.sh", "Occlum.json", "bom.yaml", "key.pem")
 )
+_PARENT = posixpath.dirname(OCCLUM_INSTANCE)
 _ENCLAVE_XML = "build/Enclave.xml"
-_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID")
+CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID")
 """What rsync needs to copy files of other users with their modes."""
 
 _SEARCH_HINT = "try it by hand: imagekit render writes a Dockerfile that does the same"
@@ -44,7 +47,7 @@ def _is_packaged(name: str) -> bool:
         or name.startswith("build/lib/libocclum-pal.so")
         or any(
             f"{name}/".startswith(f"{folder}/")
-            for folder in ("build/bin", "build/initfs", "build/mount", "run")
+            for folder in ("build/bin", "build/initfs", "build/mount", "initfs", "run")
         )
     )
 
@@ -68,10 +71,7 @@ class Instance:
 
 def build_instance(
     container: ThrowAway,
-    what: str,
-    config: bytes,
-    bom: bytes,
-    files: Mapping[str, tuple[bytes, int]],
+    rendered: OcclumRendered,
     epoch: int,
     folder: Path,
     progress: Progress = NO_PROGRESS,
@@ -80,10 +80,7 @@ def build_instance(
 
     Args:
         container: a running container of the base.
-        what: the cell, for messages.
-        config: ``Occlum.json``.
-        bom: what ``copy_bom`` copies.
-        files: the launcher's files, by path.
+        rendered: the cell's configuration.
         epoch: SOURCE_DATE_EPOCH.
         folder: for what is taken out; it must outlive the result.
         progress: told how far it is.
@@ -92,12 +89,13 @@ def build_instance(
         EngineError: the engine or ``occlum build`` failed; with its last lines.
         InputError: the base lacks the tools, or what came out is not an instance.
     """
+    what = rendered.cell.id
     container.put(
         {
-            **files,
-            _SCRIPT: (build_script().encode(), 0o755),
-            _CONFIG: (config, 0o644),
-            _BOM: (bom, 0o644),
+            **{file.path: (generated(file), file.mode) for file in rendered.files},
+            _SCRIPT: (rendered.script.encode(), 0o755),
+            _CONFIG: (rendered.json.text, 0o644),
+            _BOM: (rendered.bom, 0o644),
             _KEY: (throw_away_key(), 0o600),
         }
     )
@@ -108,7 +106,7 @@ def build_instance(
         )
     if done.code in (126, 127):
         raise InputError(
-            f"{what}: the base has no Occlum tools that run: {done.last_lines}",
+            f"{what}: the base has no Occlum that runs: {done.last_lines}",
             "take a base made from Occlum's own image (docs/occlum.md)",
         )
     if done.code != 0:
@@ -119,54 +117,46 @@ def build_instance(
         return container.take(OCCLUM_INSTANCE, lambda tar: _take(tar, folder, advance))
 
 
-def _take(tar: TarReader, folder: Path, advance: Callable[[int], None]) -> Instance:
-    top = OCCLUM_INSTANCE.rpartition("/")[2]
+def _take(tar: TarReader, folder: Path, advance: Advance) -> Instance:
     taken = _Taken(folder, advance)
     for member in tar:
-        name = member.path.removeprefix(top).lstrip("/")
-        if name and (_is_packaged(name) or f"{OCCLUM_INSTANCE}/{name}" in taken.wanted):
-            taken.add(name, member, tar.content())
+        path = f"{_PARENT}/{member.path}"
+        name = path.removeprefix(OCCLUM_INSTANCE).lstrip("/")
+        if name and (_is_packaged(name) or path in taken.wanted):
+            taken.add(path, member, tar.content())
     return taken.instance()
 
 
 class _Taken:
     """What has been taken of an instance so far."""
 
-    def __init__(self, folder: Path, advance: Callable[[int], None]) -> None:
+    def __init__(self, folder: Path, advance: Advance) -> None:
         self._folder, self._advance = folder, advance
         self._files: dict[str, LayerFile] = {}
-        self._listed: dict[str, ListedFile] = {}
+        self._hashes: dict[str, ListedFile] = {}
         self.wanted: dict[str, bytes | None] = {
             LIBRARY: None,
             f"{OCCLUM_INSTANCE}/{_ENCLAVE_XML}": None,
         }
 
-    def add(self, name: str, member: Member, content: Iterator[memoryview]) -> None:
-        path = f"{OCCLUM_INSTANCE}/{name}"
+    def add(self, path: str, member: Member, content: Iterator[memoryview]) -> None:
         if path in self.wanted and member.kind == "0":
             self.wanted[path] = b"".join(content)
         elif member.kind == "5":
             self._files[path] = LayerFile(path, mode=member.mode, directory=True)
         elif member.kind == "2":
             self._files[path] = LayerFile(path, link=member.link)
-        elif member.kind in "01":
+            self._hashes[path] = listed_link(path, member.link)
+        elif member.kind == "0":
             self._file(path, member, content)
+        elif member.kind == "1":
+            self._second_name(path, f"{_PARENT}/{member.link}")
         else:
             raise InputError(
                 f"{path}: neither a file, a folder nor a link", "occlum build made no instance"
             )
 
     def _file(self, path: str, member: Member, content: Iterator[memoryview]) -> None:
-        if member.kind == "1":  # a second name of a file that has come already
-            first = "/" + OCCLUM_INSTANCE.strip("/").rpartition("/")[0] + "/" + member.link
-            if first not in self._listed:
-                raise InputError(
-                    f"{path}: a link to {first}, which is not there", "the engine lost a file"
-                )
-            known = self._files[first]
-            self._files[path] = LayerFile(path, known.data, known.mode)
-            self._listed[path] = ListedFile(path, self._listed[first].sha256)
-            return
         target = self._folder / str(len(self._files))
         digest = hashlib.sha256()
         try:
@@ -178,7 +168,16 @@ class _Taken:
         except OSError as error:
             raise disk_error(error, target, "write") from None
         self._files[path] = LayerFile(path, target, member.mode)
-        self._listed[path] = ListedFile(path, digest.hexdigest())
+        self._hashes[path] = ListedFile(path, digest.hexdigest())
+
+    def _second_name(self, path: str, first: str) -> None:
+        """A hard link: in the image it is a file of its own."""
+        if first not in self._hashes:
+            raise InputError(
+                f"{path}: a second name of {first}, which is not taken", "report this as a defect"
+            )
+        self._files[path] = replace(self._files[first], path=path)
+        self._hashes[path] = ListedFile(path, self._hashes[first].sha256)
 
     def instance(self) -> Instance:
         library, xml = self.wanted.values()
@@ -187,7 +186,7 @@ class _Taken:
             raise InputError(f"occlum build left no {missing}", _SEARCH_HINT)
         return Instance(
             tuple(self._files[path] for path in sorted(self._files)),
-            tuple(self._listed[path] for path in sorted(self._listed)),
+            tuple(self._hashes.values()),
             library,
             xml,
         )

@@ -127,14 +127,21 @@ def open_base(
 
 
 def open_cells(
-    base: Base, project: Project, *, cross_check: bool = False, progress: Progress = NO_PROGRESS
+    base: Base,
+    project: Project,
+    *,
+    cross_check: bool = False,
+    allow_debug: bool = False,
+    progress: Progress = NO_PROGRESS,
 ) -> Cells[Any]:
     """Give what makes the cells of a project; a context manager.
 
     Args:
         base: from :func:`open_base`.
         project: the project.
-        cross_check: have the base's own tools measure each cell, too.
+        cross_check: have the base's own tools measure each cell, too; Occlum's always do.
+        allow_debug: make an enclave that a host can debug. Gramine's needs no such word here, since
+            its name for it, ``sgx.debug``, stands in the manifest that is signed.
         progress: told how far it is.
 
     Raises:
@@ -152,7 +159,7 @@ def open_cells(
     from imagekit.release.occlum_cells import OcclumCells
 
     assert isinstance(base, OcclumBase)
-    return OcclumCells(base, project)
+    return OcclumCells(base, project, release=not allow_debug, progress=progress)
 
 
 def build_epoch(base: Image) -> int:

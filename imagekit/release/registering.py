@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from imagekit.enclave.sigstruct import parse_sigstruct
 from imagekit.errors import CheckError, ImagekitError, InputError, UsageError
 from imagekit.images.progress import NO_PROGRESS, Progress
 from imagekit.images.registry.access import RegistryAccess
@@ -18,12 +17,11 @@ from imagekit.kms.policy import NEEDED, Policy, check_policy, policy_of
 from imagekit.kms.policy_texts import Enclave
 from imagekit.kms.record import Registration, exclusive, read_record
 from imagekit.kms.registrar import Registered, Registrar, ensure_registered
-from imagekit.release.cell import SIGFILE
 from imagekit.release.inspect import fresh_view
 from imagekit.release.lock import LockEntry, read_lock
 from imagekit.release.matrix import told, worst_code
 from imagekit.release.verdict import Expected, require
-from imagekit.release.verify import verify_image
+from imagekit.release.verify import read_sigstruct, verify_image
 
 REGISTRY = "registry"
 """Images of a lock are looked for in registries, by their references."""
@@ -131,7 +129,7 @@ def verified(
         own_name, lock=lock, allow_standin=accepted.standin, allow_debug=accepted.debug
     )
     require(verify_image(image, rootfs, expected), reference)
-    sigstruct = parse_sigstruct(rootfs.read(SIGFILE), SIGFILE)
+    sigstruct = read_sigstruct(rootfs)
     body = sigstruct.body
     enclave = Enclave(
         body.mr_enclave.hex(), sigstruct.mr_signer.hex(), body.isv_prod_id, body.isv_svn
@@ -196,7 +194,7 @@ def from_lock(
 def _by_word(name: str, entry: LockEntry, lock: Path, accepted: Accepted) -> Subject:
     if entry.standin and not accepted.standin:
         raise CheckError(
-            f"{lock}: {name}: made with the stand-in Gramine, which protects nothing",
+            f"{lock}: {name}: made with a stand-in, which protects nothing",
             "build it on a base with the real one",
         )
     if entry.debug and not accepted.debug:

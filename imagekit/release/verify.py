@@ -21,7 +21,7 @@ from imagekit.images.rootfs import Rootfs
 from imagekit.release.cell import MANIFEST, MANIFEST_SGX, SIGFILE
 from imagekit.release.cells import LABEL
 from imagekit.release.configuration import ImageTree
-from imagekit.release.occlum_image import is_occlum
+from imagekit.release.occlum_image import LIBRARY, is_occlum, read_library
 from imagekit.release.signing import check_before_signing
 from imagekit.release.verdict import (
     Expected,
@@ -218,9 +218,23 @@ def verify_image(image: Image, rootfs: Rootfs, expected: Expected) -> Verdict:
 
 def _signer(rootfs: Rootfs) -> str:
     try:
-        return parse_sigstruct(rootfs.read(SIGFILE), SIGFILE).mr_signer.hex()
+        return read_sigstruct(rootfs).mr_signer.hex()
     except ImagekitError:
         return ""
+
+
+def read_sigstruct(rootfs: Rootfs) -> SigStruct:
+    """Read the SIGSTRUCT of an enclave image, whatever its library OS.
+
+    Raises:
+        InputError: there is none.
+        CheckError: it is not intact.
+    """
+    if is_occlum(rootfs):
+        from imagekit.enclave.sdk.signed import read_enclave  # here: most images are Gramine's
+
+        return read_enclave(read_library(rootfs), LIBRARY).enclave_sigstruct()
+    return parse_sigstruct(rootfs.read(SIGFILE), SIGFILE)
 
 
 def _check_measurement(verdict: Verdict, enclave: Enclave) -> None:
