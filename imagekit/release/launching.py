@@ -21,7 +21,7 @@ from imagekit.runtime.launch import (
     Encrypted,
     Java,
     Product,
-    check_occlum_passthrough,
+    check_occlum,
     launch_spec,
 )
 from imagekit.runtime.paths import LAUNCH_SPEC, LOG_FOLDER, NO_FORK_JAR
@@ -162,7 +162,16 @@ def _facts(project: Project, products: Products) -> dict[str, Any]:
         "spark": fields(products.spark),
         "flink": fields(products.flink),
         "encrypted": [mount._asdict() for mount in mounts],
+        "exposed": _exposed(project),
     }
+
+
+def _exposed(project: Project) -> list[str]:
+    """The host's folders in an enclave of Occlum; compat's template has one of its own."""
+    if project.libos != OCCLUM:
+        return []
+    found = {mount.target for mount in project.occlum.mounts if mount.type == "hostfs"}
+    return sorted(found | ({"/host"} if project.profile == "compat" else set()))
 
 
 def _settings(options: AttestationOptions, project: Project) -> dict[str, str]:
@@ -208,11 +217,15 @@ def _check_launch(base: Base, project: Project, products: Products) -> None:
     """Refuse what could never start."""
     launch, where = project.launch, project.path
     if project.libos == OCCLUM:
+        homes = (products.java, products.spark, products.flink)
+        code = [base.python, base.python_lib, *launch.command[:1], *launch.jars]
+        code += [product.home for product in homes if product is not None]
         try:
-            check_occlum_passthrough(launch.passthrough)
+            check_occlum(launch.passthrough, _exposed(project), code)
         except ValueError as error:
             raise UsageError(
-                f"{where}: launch.passthrough{error}", "give it a fixed value in launch.env"
+                f"{where}: {error}",
+                "give a variable its value in launch.env; mount the host's folders elsewhere",
             ) from None
     if not launch.command and not launch.roles:
         raise UsageError(

@@ -11,7 +11,7 @@ part of the measurement::
      "conf_allowed": {"spark.y": "regular expression"},
      "java": {"home": "/usr/lib/jvm/x", "major": 17},
      "spark": {"home": "/opt/spark", "version": "3.5.9"}, "flink": null,
-     "encrypted": [{"path": "/data", "host": "/data", "key_name": "warehouse"}],
+     "encrypted": [{"path": "/data", "host": "/data", "key_name": "warehouse"}], "exposed": [],
      "attestation": {"required": false, "settings": {}}}
 
 ``libos`` is what runs the enclave: ``gramine``, which is also meant where the key is not there, or
@@ -31,7 +31,9 @@ import json
 import re
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence  # noqa: UP035 - Python 3.8
 
+from .command import FOLDER, TEMPORARY
 from .documents import is_text, without_repetition
+from .paths import APP
 
 SCHEMA = 2
 DEFAULT_PASSTHROUGH: Mapping[str, str] = {}
@@ -50,6 +52,9 @@ _LOADS = r"(PYTHON|LD_|IMAGEKIT_|OCCLUM)\w*|HOME|GCONV_PATH|LOCPATH|GLIBC_TUNABL
 """Variables by which a host would choose what the launcher itself loads or takes this place for.
 Occlum starts its interpreter with these still set, as it gives no options to one."""
 
+_PRIVATE = (APP, "/bin", "/etc", "/lib", "/lib64", "/opt/occlum", "/usr", FOLDER)
+"""Where an enclave of Occlum has programs, libraries and settings; and the launcher secrets."""
+
 LONGEST_VALUE = 1 << 13
 """Bytes of a value from outside: a regular expression is not run on more than that."""
 
@@ -57,7 +62,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)+")
 _KEYS = {
     *("schema", "libos", "profile", "argv", "env", "passthrough", "roles", "classes", "jars"),
-    *("arguments", "conf", "conf_allowed", "java", "spark", "flink", "encrypted", "attestation"),
+    *("arguments", "conf", "conf_allowed", "java", "spark", "flink", "encrypted", "exposed"),
+    "attestation",
 }
 
 
@@ -135,6 +141,8 @@ class Launch(NamedTuple):
         encrypted: encrypted mounts.
         attestation: what is sealed about it.
         libos: one of :data:`LIBOSES`.
+        exposed: folders in an enclave of Occlum that are the host's own, which can read and change
+            what is there; none where the key is missing.
     """
 
     profile: str
@@ -153,6 +161,7 @@ class Launch(NamedTuple):
     encrypted: tuple[Encrypted, ...]
     attestation: Attestation
     libos: str
+    exposed: tuple[str, ...]
 
 
 def launch_spec(
@@ -189,6 +198,7 @@ def launch_spec(
         "spark": None,
         "flink": None,
         "encrypted": [],
+        "exposed": [],
         "attestation": {"required": False, "settings": {}},
         **more,
     }
@@ -212,7 +222,7 @@ def parse_launch(data: bytes) -> Launch:
         raise ValueError("it is not an object with a schema")
     if document["schema"] is True or document["schema"] != SCHEMA:
         raise ValueError(f"schema is not {SCHEMA}: it was made for another launcher")
-    document.setdefault("libos", GRAMINE)
+    document = {"libos": GRAMINE, "exposed": [], **document}
     if set(document) != _KEYS:
         raise ValueError(f"it is not an object with exactly the keys {', '.join(sorted(_KEYS))}")
     if document["profile"] not in PROFILES:
@@ -224,18 +234,11 @@ def parse_launch(data: bytes) -> Launch:
     both = sorted(set(env) & set(patterns))
     if both:
         raise ValueError(f"{both[0]} has a fixed value and is passed through: keep one of the two")
-    if document["libos"] == OCCLUM:
-        if document["encrypted"]:
-            raise ValueError("encrypted: Occlum has no encrypted mounts of this kind")
-        try:
-            check_occlum_passthrough(patterns)
-        except ValueError as error:
-            raise ValueError(f"passthrough{error}") from None
     roles = _texts(document["roles"], "roles")
     if not set(roles) <= set(ROLES):
         raise ValueError(f"roles names other than {', '.join(ROLES)}")
     arguments = document["arguments"]
-    return Launch(
+    spec = Launch(
         profile=document["profile"],
         argv=_command(document["argv"]),
         env=env,
@@ -252,18 +255,51 @@ def parse_launch(data: bytes) -> Launch:
         encrypted=_encrypted(document["encrypted"]),
         attestation=_attestation(document["attestation"]),
         libos=document["libos"],
+        exposed=_texts(document["exposed"], "exposed"),
     )
+    if spec.libos == OCCLUM:
+        _check_occlum(spec)
+    return spec
 
 
-def check_occlum_passthrough(names: Iterable[str]) -> None:
-    """Make sure that no variable of the host chooses what the launcher loads.
+def _check_occlum(spec: Launch) -> None:
+    if spec.encrypted:
+        raise ValueError("encrypted: Occlum has no encrypted mounts of this kind")
+    if spec.profile == "strict":
+        homes = [part.home for part in (spec.java, spec.spark, spec.flink) if part is not None]
+        check_occlum(spec.passthrough, spec.exposed, [*spec.argv[:1], *spec.jars, *homes])
+
+
+def check_occlum(passthrough: Iterable[str], exposed: Iterable[str], code: Iterable[str]) -> None:
+    """Make sure that a host of Occlum chooses no code of a strict enclave, and sees no secret.
+
+    Args:
+        passthrough: variables that the host may set.
+        exposed: folders in the enclave that are the host's own.
+        code: files and folders that programs are loaded from, besides the system's.
 
     Raises:
-        ValueError: the first that does; the text goes on from the key's name.
+        ValueError: it would; the text begins with the key, as the project file has it.
     """
-    name = next((name for name in sorted(names) if re.fullmatch(_LOADS, name, re.ASCII)), None)
-    if name is not None:
-        raise ValueError(f": {name} chooses what the launcher in the enclave of Occlum loads")
+    found = (name for name in sorted(passthrough) if re.fullmatch(_LOADS, name, re.ASCII))
+    for name in found:
+        raise ValueError(
+            f"launch.passthrough: {name} chooses what the launcher in the enclave of Occlum loads"
+        )
+    for folder in exposed:
+        for private in (*_PRIVATE, *code):
+            if _below(folder, private) or _below(private, folder):
+                raise ValueError(
+                    f"occlum.mounts: {folder} would put {private} into the host's hand"
+                )
+        if _below(TEMPORARY, folder):
+            raise ValueError(f"occlum.mounts: {folder} would show the job's own files to the host")
+
+
+def _below(path: str, top: str) -> bool:
+    """Whether a path is the other or below it."""
+    parts, tops = (tuple(filter(None, name.split("/"))) for name in (path, top))
+    return parts[: len(tops)] == tops
 
 
 def _texts(words: object, key: str) -> tuple[str, ...]:

@@ -46,8 +46,6 @@ VARIABLES = settings.STORAGE
 KEY_SIZE = 16
 """Bytes."""
 
-_HOST = "/host"
-"""Where Occlum's own configuration and BigDL's show the instance folder of the host."""
 _LONGEST_FILE = 1 << 14
 _FILES = {
     "EHSM_PRIMARY_KEY": "/ppml/encrypted_keys/encrypted_primary_key",
@@ -101,9 +99,8 @@ def check(spec: Launch, storage: Mapping[str, str], place: Place) -> None:
     Natively nothing is, and nothing is checked. Under compat ``/tmp`` is the host's, and a folder
     that is not encrypted is said on stderr rather than refused.
 
-    Occlum encrypts what is written below ``/``: it goes into files that only enclaves of this
-    signer can read. A mount of the host's folders is an exception that a strict image does not
-    have; of compat images the launcher knows ``/host``, and not whether ``/tmp`` is one.
+    Occlum keeps what is written in memory or in encrypted files, wherever it is; the exception are
+    mounts of the host's folders, which ``launch.json`` names.
 
     Args:
         spec: the launch specification.
@@ -115,6 +112,9 @@ def check(spec: Launch, storage: Mapping[str, str], place: Place) -> None:
     """
     if place.kind == NATIVE:
         return
+    if place.in_occlum:
+        _check_exposed(spec, storage)
+        return
     for purpose, folder in sorted(storage.items()):
         mount = _mount_of(spec, folder)
         if mount is not None:
@@ -124,10 +124,6 @@ def check(spec: Launch, storage: Mapping[str, str], place: Place) -> None:
                     f"{purpose}: its folder is on the encrypted mount {mount.path}, whose key is "
                     "not set: set ENCRYPTED_FSD to true",
                 )
-        elif place.in_occlum and spec.profile == "compat":
-            if _is_below(folder, _HOST) or _is_below(folder, TEMPORARY):
-                some = "" if _is_below(folder, _HOST) else " if the image mounts it there"
-                _warn(f"{purpose}: its folder is the host's{some}, which can read it (compat)")
         elif spec.profile == "compat":
             _warn(f"{purpose}: its folder is not encrypted, the host can read it (profile compat)")
         elif not _is_below(folder, TEMPORARY):
@@ -135,6 +131,21 @@ def check(spec: Launch, storage: Mapping[str, str], place: Place) -> None:
             raise Stop(
                 REFUSED, f"{purpose}: refused, its folder is not encrypted: take one below {known}"
             )
+
+
+def _check_exposed(spec: Launch, storage: Mapping[str, str]) -> None:
+    tops = [os.path.realpath(top) for top in spec.exposed]
+    for purpose, folder in sorted(storage.items()):
+        inside = isabs(folder) and not any(_is_below(os.path.realpath(folder), top) for top in tops)
+        if inside:
+            continue
+        if spec.profile != "compat":
+            raise Stop(
+                REFUSED,
+                f"{purpose}: refused, its folder is the host's, which could read it: take one "
+                f"below {TEMPORARY}",
+            )
+        _warn(f"{purpose}: its folder is the host's, which can read it (profile compat)")
 
 
 def _mount_of(spec: Launch, folder: str) -> Encrypted | None:
