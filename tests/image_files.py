@@ -58,11 +58,14 @@ def _seen(layers: list[io.BytesIO], config: dict[str, Any]) -> Seen:
     same: dict[str, set[str]] = {}
     for layer in layers:
         with tarfile.open(fileobj=layer) as tar:
-            for member in tar:
-                path = member.name.removeprefix("./").strip("/")
-                assert not path.rpartition("/")[2].startswith(".wh."), path
-                if path in {"", "."}:
+            members = {member.name.removeprefix("./").strip("/"): member for member in tar}
+            for path in members:
+                _remove(path, files)
+            for path, member in members.items():
+                if path in {"", "."} or path.rpartition("/")[2].startswith(".wh."):
                     continue
+                if not member.isdir():
+                    _forget(path, files)
                 if member.islnk():
                     first = member.linkname.removeprefix("./").strip("/")
                     files[path] = files[first]
@@ -70,6 +73,23 @@ def _seen(layers: list[io.BytesIO], config: dict[str, Any]) -> Seen:
                     continue
                 files[path] = _entry(tar, member)
     return Seen(files, {frozenset(paths) for paths in same.values()}, config)
+
+
+def _remove(path: str, files: dict[str, Entry]) -> None:
+    """Take away what the whiteout at a path, if it is one, is for."""
+    folder, slash, name = path.rpartition("/")
+    if name == ".wh..wh..opq":
+        entry = files.get(folder)
+        _forget(folder, files)
+        if entry is not None:
+            files[folder] = entry
+    elif name.startswith(".wh."):
+        _forget(folder + slash + name.removeprefix(".wh."), files)
+
+
+def _forget(path: str, files: dict[str, Entry]) -> None:
+    for gone in [name for name in files if name == path or name.startswith(path + "/")]:
+        del files[gone]
 
 
 def _entry(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Entry:

@@ -33,7 +33,13 @@ from imagekit.release.base_context import (
     sha256_of,
     unpacking,
 )
-from imagekit.render.dockerfile import ContextFile, DerivedStages, derived_dockerfile
+from imagekit.render.dockerfile import (
+    ARTIFACTS,
+    FILES,
+    ContextFile,
+    DerivedStages,
+    derived_dockerfile,
+)
 from imagekit.spec.base_values import Artifact, DerivedSpec
 
 BUILDER_SUITE = "bookworm"
@@ -123,7 +129,9 @@ def derived_context(
     if resolved.installs and resolved.user is None:
         resolved = replace(resolved, user=user or "root")
     modes = {
-        path: ContextFile(path, sha256(data), ("--to", f"/{number}", "--mode", f"{mode:04o}"))
+        path: ContextFile(
+            path, sha256(data), ("--to", f"{FILES}/{number}", "--mode", f"{mode:04o}")
+        )
         for number, (path, (mode, data)) in enumerate(sorted(contents.items()))
     }
     stages = _stages(resolved, source_name(spec, lock), epoch, build_files)
@@ -200,7 +208,7 @@ def _stages(
         debs=[ContextFile(a.name, a.sha256 or "") for a in spec.artifacts if a.is_deb],
         packages=sorted(spec.packages),
         artifacts=[
-            ContextFile(a.name, a.sha256 or "", unpacking(a, f"/{number}"))
+            ContextFile(a.name, a.sha256 or "", unpacking(a, f"{ARTIFACTS}/{number}"))
             for number, a in enumerate(unpacked)
         ],
         files=(),

@@ -86,6 +86,8 @@ class EnginePackages:
 
     def _build(self, daemon: Daemon, context: Path, name: str, progress: Progress) -> str:
         try:
-            return build_image(daemon, context, tag=name, progress=progress, talk=self.talk)
+            return build_image(
+                daemon, context, tag=name, keep_steps=False, progress=progress, talk=self.talk
+            )
         except EngineError as error:
             raise EngineError(error.problem, package_hint(error.problem) or error.hint) from None

@@ -16,6 +16,8 @@ from imagekit.render.templates import render_text, template_folder
 BASE_TEMPLATE = "base.Dockerfile.template"
 DERIVED_TEMPLATE = "on-image.Dockerfile.template"
 CELL_TEMPLATE = "gramine.Dockerfile.template"
+ARTIFACTS, FILES = "/tree/artifacts", "/tree/files"
+"""Where the builder of a base on top of an image unpacks, each thing under its number."""
 
 
 class ContextFile(NamedTuple):
@@ -156,8 +158,8 @@ def derived_dockerfile(stages: DerivedStages, *, changes_only: bool = False) -> 
     """
     variables = {name: getattr(stages, name) for name in DerivedStages.__dataclass_fields__}
     # Copied one by one: a folder that the image has keeps its mode and owner.
-    places = [f"/tree/artifacts/{number}" for number in range(len(stages.artifacts))]
-    places += [f"/tree/files/{number}" for number in range(len(stages.files))]
+    places = [f"{ARTIFACTS}/{number}" for number in range(len(stages.artifacts))]
+    places += [f"{FILES}/{number}" for number in range(len(stages.files))]
     targets = [*stages.targets, *(file.name for file in stages.files)]
     return render_dockerfile(
         DERIVED_TEMPLATE,

@@ -5,7 +5,7 @@
 # beside this script, and gives in ./out what that changed:
 #
 #   changed/    files, links and folders that are new or altered, with the folders above them
-#   removed     paths that are gone, each ended by a zero byte
+#   removed     absolute paths that are gone, or now of another type, each ended by a zero byte
 #   installed   dpkg's packages: name, version, architecture
 #   available   what apt knows of the archives' packages
 #
@@ -33,9 +33,10 @@ list() {
     rm "$target.found"
 }
 
-paths() {
-    cut -z -d ' ' -f 7- "$1" > "$1.paths"
-    sort -z "$1.paths"
+# The types and paths of such a list.
+kinds() {
+    cut -z -d ' ' -f 6- "$1" > "$1.kinds"
+    sort -z "$1.kinds"
 }
 
 mkdir -p "$work/lists/partial" "$work/archives/partial" "$work/out/changed"
@@ -77,9 +78,10 @@ IMAGEKIT_APT="$APT_CONFIG" /bin/sh "$work/install.sh" "$@"
 mv "$work/installed" "$work/out/installed"
 
 list "$work/after"
-paths "$work/before" > "$work/old"
-paths "$work/after" > "$work/new"
-comm -z -23 "$work/old" "$work/new" > "$work/out/removed"
+kinds "$work/before" > "$work/old"
+kinds "$work/after" > "$work/new"
+comm -z -23 "$work/old" "$work/new" > "$work/gone"
+sed -z -e 's,^. \.,,' "$work/gone" > "$work/out/removed"
 comm -z -13 "$work/before" "$work/after" > "$work/altered"
 cut -z -d ' ' -f 7- "$work/altered" > "$work/changed"
 cp "$work/changed" "$work/part"

@@ -29,7 +29,7 @@ ADD = "add.sh"
 SKIP = "skip"
 """The file beside it that holds :func:`skipped`."""
 CHANGED, REMOVED = "changed", "removed"
-"""The folder with new files, and the file with paths that are gone, each ended by a zero byte."""
+"""The folder with new files, and the file with paths that are gone or now of another type."""
 INSTALLED, AVAILABLE = "installed", "available"
 """The lists of packages; see :mod:`imagekit.images.bases.packages`."""
 APT = "/usr/bin/apt-get"
@@ -128,7 +128,7 @@ def packages_layer(
             if node.kind == REGULAR and normaliser.rewrites("/" + path):
                 node.data = normaliser.rewrite("/" + path, read_content(tree, node))
         _drop_unchanged(nodes, tree, rootfs)
-        paths = _topmost([path.removeprefix("./") for path in removed if path], nodes)
+        paths = _topmost([path.lstrip("/") for path in removed if path], nodes)
         paths = [path for path in paths if entry_of(rootfs, path) is not None]
         _add_folders(nodes, paths, rootfs)
         return pack_tree(nodes, tree, cache.blobs, epoch, WHERE, packages, paths)

@@ -27,6 +27,7 @@ def build_image(
     build_args: Mapping[str, str] | None = None,
     tag: str | None = None,
     labels: Mapping[str, str] | None = None,
+    keep_steps: bool = True,
     progress: Progress,
     talk: Talk,
 ) -> str:
@@ -43,6 +44,8 @@ def build_image(
         build_args: build arguments; no secrets, they may stay in the image's history.
         tag: a name for the image.
         labels: labels for the image.
+        keep_steps: whether the classic builder keeps the steps of a build that fails, so that the
+            next one goes on there; a build that never is the same twice has no use for them.
         progress: shown each step.
         talk: told which builder builds, and why.
 
@@ -64,6 +67,7 @@ def build_image(
         proxies,
         tag,
         dict(labels or {}),
+        keep_steps,
     )
     buildx = None if daemon.podman else find_buildx(daemon)
     with BuildLog(progress, Cleaner(proxies.values())) as log:

@@ -19,6 +19,7 @@ from imagekit.images.progress import Progress
 
 _STEP = re.compile(r"(?:\[\d+/\d+\] )?step (\d+)/(\d+) ?: (.*)", re.IGNORECASE)
 _MADE = re.compile(r" ?-{2,3}> ([0-9a-f]{10,64})")
+_FROM = re.compile(r"[^:]*: *FROM\b", re.IGNORECASE)
 _CHATTER = (" --->", "Removing intermediate container ")
 _CODE = re.compile(r"(?:exit status|non-zero code:) (\d+)")
 
@@ -56,6 +57,8 @@ def build_classic(daemon: Daemon, order: BuildOrder, log: BuildLog, progress: Pr
         except (StreamParseError, HTTPError):
             raise log.failed(daemon, answer.step, "the connection was cut", None) from None
         if answer.error is not None:
+            if not order.keep_steps:
+                _remove_stages(client, answer.made, None)
             raise log.failed(daemon, answer.step, answer.error, answer.code)
         if answer.image is None:
             raise log.failed(daemon, answer.step, "the build ended without an image", None)
@@ -82,7 +85,7 @@ class _Answer:
     Attributes:
         step: the key of the present step.
         image: the id of the image, when it was named.
-        made: beginnings of the ids of all images that steps gave.
+        made: beginnings of the ids of all images that steps gave; FROM gives none of its own.
         error: what went wrong.
         code: the exit code of the command that failed.
     """
@@ -123,12 +126,13 @@ class _Answer:
             self.step = text
             self._log.begin(text, f"step {step[1]}/{step[2]} ({step[3]})")
         elif made:
-            self.made.add(made[1])
+            if self.step is not None and not _FROM.match(self.step):
+                self.made.add(made[1])
         elif self.step is not None and not text.startswith(_CHATTER):
             self._log.line(self.step, text)
 
 
-def _remove_stages(client: docker.APIClient, made: set[str], image_id: str) -> None:
+def _remove_stages(client: docker.APIClient, made: set[str], image_id: str | None) -> None:
     """Remove the images of this build's steps that no image needs; those in use stay.
 
     The classic builder stores an image for every step, and rm and forcerm remove containers alone.

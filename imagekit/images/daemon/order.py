@@ -21,6 +21,7 @@ class BuildOrder:
         proxies: build arguments that name proxies; their addresses may hold passwords.
         tag: a name for the image, or None.
         labels: labels for the image.
+        keep_steps: whether the steps of a build that failed are kept for the next one.
     """
 
     context: Path
@@ -30,3 +31,4 @@ class BuildOrder:
     proxies: Mapping[str, str] = field(repr=False)
     tag: str | None
     labels: Mapping[str, str]
+    keep_steps: bool = True
