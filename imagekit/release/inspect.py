@@ -47,7 +47,10 @@ def measurement_option(text: str | None, option: str) -> str | None:
 
 
 def describe_sigstruct(sigstruct: SigStruct) -> dict[str, Any]:
-    """Give the fields of a SIGSTRUCT; masks and attributes as hexadecimal text."""
+    """Give the fields of a SIGSTRUCT; masks and attributes as hexadecimal text.
+
+    ``debug`` says that it is a debug enclave, ``debuggable`` that a host may start it as one.
+    """
     body = sigstruct.body
     return {
         "mr_enclave": body.mr_enclave.hex(),
@@ -55,6 +58,7 @@ def describe_sigstruct(sigstruct: SigStruct) -> dict[str, Any]:
         "isv_prod_id": body.isv_prod_id,
         "isv_svn": body.isv_svn,
         "debug": bool(body.flags & FLAG_DEBUG),
+        "debuggable": not body.flags_mask & FLAG_DEBUG or bool(body.flags & FLAG_DEBUG),
         "date": decode_date(body.date),
         "attributes": {
             "flags": f"{body.flags:#x}",
