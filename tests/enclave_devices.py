@@ -6,6 +6,7 @@ mode, the attestation files as documented for SGX.
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 
 from imagekit.runtime import tdx
+from imagekit.runtime.launch import OCCLUM
 from imagekit.runtime.place import DIRECT, ENCLAVE, NATIVE, Place
 
 MR_ENCLAVE, MR_SIGNER, MR_TD = "a1" * 32, "b2" * 32, "c3" * 48
@@ -277,6 +279,59 @@ def tdx_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TdxGu
 
 
 @dataclass
+class Occlum:
+    """``/dev/sgx`` as it is inside an enclave of Occlum, written from the requests' description.
+
+    A request's argument holds addresses, so what it says is done to this process's own memory.
+
+    Attributes:
+        device: a file in its place.
+        make: makes the quote for report data.
+        announced: size that it says a quote has; None for the right one.
+        given: length that it says the quote has; None for the right one.
+        errors: request → error number that it fails with.
+    """
+
+    device: Path
+    make: Callable[[bytes], bytes] = sgx_quote
+    announced: int | None = None
+    given: int | None = None
+    errors: dict[int, int] = field(default_factory=dict)
+    requests: list[int] = field(default_factory=list)
+
+    def ioctl(self, number: int, request: int, arg: bytearray) -> int:
+        assert Path(f"/proc/self/fd/{number}").readlink() == self.device
+        self.requests.append(request)
+        if request in self.errors:
+            raise OSError(self.errors[request], os.strerror(self.errors[request]))
+        if request == 0x80047307:
+            size = len(self.make(bytes(64))) if self.announced is None else self.announced
+            arg[:] = struct.pack("<I", size)
+            return 0
+        assert request == 0xC0187308
+        data, length, buffer = struct.unpack("<QQQ", arg)
+        quote = self.make(ctypes.string_at(data, 64))
+        (room,) = struct.unpack("<I", ctypes.string_at(length, 4))
+        assert room == (len(quote) if self.announced is None else self.announced)
+        ctypes.memmove(buffer, quote[:room], min(room, len(quote)))
+        given = len(quote) if self.given is None else self.given
+        ctypes.memmove(length, struct.pack("<I", given), 4)
+        return 0
+
+    def place(self, quotes: bool = True) -> Place:
+        return Place(ENCLAVE, quotes, 8 << 30, "/nonexistent/attestation", OCCLUM)
+
+
+@pytest.fixture
+def occlum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Occlum:
+    """Occlum's device, in an enclave that can attest."""
+    made = Occlum(tmp_path / "sgx")
+    made.device.touch()
+    monkeypatch.setattr(fcntl, "ioctl", made.ioctl)
+    return made
+
+
+@dataclass
 class Mount:
     """An encrypted mount: a file opens with the key that it was written with alone.
 
@@ -329,10 +384,12 @@ __all__ = [
     "NATIVELY",
     "Gramine",
     "Mount",
+    "Occlum",
     "TdxGuest",
     "Tsm",
     "gramine",
     "mount",
+    "occlum",
     "sgx_quote",
     "td_quote",
     "tdx_guest",

@@ -45,7 +45,8 @@ sys.dont_write_bytecode = True
 if len(sys.argv) != 1:
     print("imagekit: error: the start in the enclave takes no arguments", file=sys.stderr)
     sys.exit(2)
-sys.path.insert(0, "{LAUNCHER}")
+folder = "{OCCLUM_START}".rpartition("/")[0]
+sys.path[:] = ["{LAUNCHER}", *(path for path in sys.path if path != folder)]
 
 from {_PACKAGE}.main import main
 
