@@ -1,128 +1,188 @@
-"""The SHA-256 list of an Occlum instance's files, which Occlum's own tags cannot stand for.
+"""The list of SHA-256 hashes of an instance's files, which imagekit keeps beside Occlum's own tags.
 
-One line per file, as ``sha256sum`` of GNU coreutils writes and checks it: the hash, two blanks, the
-absolute path; sorted by the path's bytes. A path with a backslash, a newline or a carriage return
-has these escaped, and its line begins with a backslash. What a symbolic link says counts, too: its
-line has the SHA-256 of ``link:`` and the target.
+Occlum's tags do not tell a file from one that was made to have the same tag
+(:mod:`imagekit.enclave.occlum.protected_file`). This list does: its own SHA-256, which stands in
+the image's label and in the lock file, stands for every file in it.
+
+The text is what ``sha256sum`` (GNU coreutils) writes and ``sha256sum --check`` reads: a line
+``<64 hex digits>  <path>`` per file, sorted by the bytes of the paths. In a line that begins with a
+backslash, the path spells backslash, line feed and carriage return as ``\\\\``, ``\\n`` and
+``\\r``. A link is a line that ``sha256sum`` passes over as a comment: ``#link <digits>  <path>``,
+with the hash of the text that it leads to. Folders are not listed. Each list has one text, and no
+other text is taken for it.
 """
 
 import hashlib
+import itertools
 import re
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from imagekit.errors import InputError
+from imagekit.errors import InputError, printable
 
-_LINE = re.compile(rb"(\\?)([0-9a-f]{64})  (/[^\n]*)")
+LINK = "#link "
+"""How the line of a link begins."""
+
+_LINE = re.compile(r"(#link )?(\\?)([0-9a-f]{64})  ([^\0]+)", re.ASCII)
 _ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
-_NAMED = 5
-_HINT = "take the list as imagekit wrote it"
+_NAMES = {"\\": "\\", "n": "\n", "r": "\r"}
+_HINT = "take the list that imagekit build wrote"
 
 
-class ListedFile(NamedTuple):
+@dataclass(frozen=True)
+class ListedFile:
     """A file or link of an instance.
 
     Attributes:
-        path: absolute in the image; bytes that are no UTF-8 are surrogate-escaped.
-        sha256: of its content, 64 lower-case hex digits.
+        path: as it is in the image; bytes that are no UTF-8 as surrogates (``surrogateescape``).
+        sha256: of its content, 64 lower-case hex digits; of a link, of the text that it leads to.
+        is_link: whether it is a link.
     """
 
     path: str
     sha256: str
+    is_link: bool = False
+
+    @property
+    def sort_key(self) -> bytes:
+        """The path as bytes."""
+        return self.path.encode("utf-8", "surrogateescape")
 
 
 def listed_link(path: str, target: str) -> ListedFile:
-    """Give the entry of a symbolic link.
+    """Give a symbolic link as the list has it.
 
     Args:
         path: of the link.
-        target: what it says.
+        target: what it leads to, as it says.
     """
-    return ListedFile(path, hashlib.sha256(b"link:" + _encoded(target)).hexdigest())
+    digest = hashlib.sha256(target.encode("utf-8", "surrogateescape"))
+    return ListedFile(path, digest.hexdigest(), is_link=True)
 
 
-def list_text(files: Iterable[ListedFile]) -> bytes:
-    """Write a list, sorted.
+def list_text(files: Iterable[ListedFile]) -> str:
+    """Give the list's text, in UTF-8 and with a line end behind every line.
 
     Args:
-        files: one per path.
+        files: in any order.
+
+    Raises:
+        InputError: a path is there twice, or cannot stand in the list.
     """
-    ordered = sorted(files, key=lambda file: _encoded(file.path))
-    return b"".join(map(_line, ordered))
+    ordered = sorted(files, key=lambda file: file.sort_key)
+    for one, two in itertools.pairwise(ordered):
+        if one.path == two.path:
+            raise InputError(f"{_shown(one.path)}: is in the list twice", "list each path once")
+    return "".join(f"{_line(file)}\n" for file in ordered)
+
+
+def _line(file: ListedFile) -> str:
+    if not _can_be_listed(file.path):
+        raise InputError(
+            f"{_shown(file.path)}: a name that is no UTF-8 text cannot stand in the list",
+            "give the file another name",
+        )
+    path = "".join(_ESCAPES.get(char, char) for char in file.path)
+    mark = "\\" if path != file.path else ""
+    return f"{LINK if file.is_link else ''}{mark}{file.sha256}  {path}"
+
+
+def _can_be_listed(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return path != "" and "\0" not in path
 
 
 def parse_list(text: bytes, name: str) -> tuple[ListedFile, ...]:
-    """Read a list that :func:`list_text` wrote.
+    """Read a list.
 
     Args:
-        text: the list.
+        text: the file.
         name: how it is called in error messages.
 
     Raises:
-        InputError: another form, not sorted, or a path twice; with the line.
+        InputError: anything that :func:`list_text` does not write; with the line.
     """
-    lines = text.split(b"\n")
-    if lines.pop():
-        raise InputError(f"{name}: its last line does not end", _HINT)
+    try:
+        decoded = text.decode()
+    except UnicodeDecodeError as error:
+        place = text.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{name}:{place}: no UTF-8 text", _HINT) from None
+    *lines, rest = decoded.split("\n")
+    if rest:
+        raise InputError(f"{name}:{len(lines) + 1}: has no line end", _HINT)
     files: list[ListedFile] = []
     for number, line in enumerate(lines, 1):
-        file = _parsed(line)
-        if file is None or _line(file) != line + b"\n":
-            raise InputError(f"{name}:{number}: not a line of sha256sum", _HINT)
-        if files and _encoded(file.path) <= _encoded(files[-1].path):
-            raise InputError(f"{name}:{number}: the paths are not sorted, or one is twice", _HINT)
+        file = _file(line)
+        if file is None:
+            problem = "neither a hash with a path nor a link"
+            raise InputError(f"{name}:{number}: {problem}: {_shown(line)}", _HINT)
+        if files and files[-1].sort_key >= file.sort_key:
+            raise InputError(f"{name}:{number}: {_shown(file.path)} is out of order", _HINT)
         files.append(file)
     return tuple(files)
 
 
-def compare_lists(listed: Iterable[ListedFile], found: Iterable[ListedFile]) -> list[str]:
-    """Say where what was found is not what is listed.
-
-    Args:
-        listed: what should be there.
-        found: what is there.
-
-    Returns:
-        One line for each of the first differences of a kind, and one that counts the others;
-        nothing if both are the same.
-    """
-    wanted, there = dict(listed), dict(found)
-    kinds = (
-        ("is not the one listed", [p for p in wanted if p in there and there[p] != wanted[p]]),
-        ("is missing", [p for p in wanted if p not in there]),
-        ("is not listed", [p for p in there if p not in wanted]),
-    )
-    lines = []
-    for problem, paths in kinds:
-        ordered = sorted(paths, key=_encoded)
-        lines += [f"{_shown(path)} {problem}" for path in ordered[:_NAMED]]
-        if len(ordered) > _NAMED:
-            lines.append(f"… and {len(ordered) - _NAMED} more: {problem}")
-    return lines
-
-
-def _line(file: ListedFile) -> bytes:
-    escaped = "".join(_ESCAPES.get(letter, letter) for letter in file.path)
-    mark = "\\" if escaped != file.path else ""
-    return _encoded(f"{mark}{file.sha256}  {escaped}\n")
-
-
-def _parsed(line: bytes) -> ListedFile | None:
+def _file(line: str) -> ListedFile | None:
     match = _LINE.fullmatch(line)
     if match is None:
         return None
-    mark, digest, name = match.groups()
-    path = name.decode("utf-8", "surrogateescape")
-    if mark:
-        back = {escape: letter for letter, escape in _ESCAPES.items()}
-        path = re.sub(r"\\[\\nr]", lambda found: back[found[0]], path)
-    return ListedFile(path, digest.decode())
+    link, mark, digits, text = match.groups()
+    path = _unescaped(text) if mark else text
+    if path is None or bool(mark) != any(char in _ESCAPES for char in path):
+        return None
+    return ListedFile(path, digits, is_link=bool(link))
 
 
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+def _unescaped(text: str) -> str | None:
+    """Give the path that an escaped one means; None if it is none."""
+    bad = re.sub(r"\\[\\nr]", "", text)
+    if "\\" in bad or "\r" in bad:
+        return None
+    return re.sub(r"\\(.)", lambda match: _NAMES[match[1]], text)
 
 
-def _shown(path: str) -> str:
-    """Escape what a terminal would act on."""
-    return path if path.isprintable() else repr(path)[1:-1]
+def compare_lists(listed: Iterable[ListedFile], found: Iterable[ListedFile]) -> list[str]:
+    """Hold what is there against a list.
+
+    Args:
+        listed: what ought to be there; each path once.
+        found: what is there.
+
+    Returns:
+        One line per difference, by path; empty if there is none.
+    """
+    wanted = {file.path: file for file in listed}
+    present = {file.path: file for file in found}
+    paths = sorted(wanted.keys() | present.keys(), key=_by_bytes)
+    return [
+        f"{_shown(path)} {difference}"
+        for path in paths
+        for difference in _differences(wanted.get(path), present.get(path))
+    ]
+
+
+def _by_bytes(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")
+
+
+def _differences(wanted: ListedFile | None, present: ListedFile | None) -> Iterator[str]:
+    if wanted == present:
+        return
+    if present is None:
+        yield "is missing"
+    elif wanted is None:
+        yield "was added: it is not in the list"
+    elif wanted.is_link != present.is_link:
+        kinds = ("file", "link")
+        yield f"is a {kinds[present.is_link]}, the list has a {kinds[wanted.is_link]}"
+    elif wanted.is_link:
+        yield "leads elsewhere than the list says"
+    else:
+        yield f"has the SHA-256 {present.sha256}, the list says {wanted.sha256}"
+
+
+def _shown(text: str) -> str:
+    return printable(text[:200])
