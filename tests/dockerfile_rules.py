@@ -283,7 +283,9 @@ def copy_from(lines: list[Line], stages: list[Stage]) -> Iterator[str]:
 def copy_target(lines: list[Line], _stages: list[Stage]) -> Iterator[str]:
     for line in lines:
         if line.name == "COPY":
-            words = [word for word in line.rest.split() if not word.startswith("--")]
+            options, bracket, listed = line.rest.partition("[")
+            words = json.loads(bracket + listed) if bracket else options.split()
+            words = [word for word in words if not word.startswith("--")]
             if len(words) > 2 and not words[-1].endswith("/"):
                 yield f"several sources need a folder: {line.rest}"
             if not words[-1].startswith("/"):

@@ -41,7 +41,7 @@ def build(
 ) -> None:
     """Make the base image from the project file, and bring it where it is wanted."""
     from imagekit.images.cache import Cache
-    from imagekit.release.bases import assemble_base
+    from imagekit.release.bases import assemble_base, base_places
     from imagekit.release.delivery import Delivery, parse_push
     from imagekit.release.pipeline import write_image
     from imagekit.spec.project import load_project
@@ -51,7 +51,14 @@ def build(
     access = registry_access(insecure, cacert)
     options = base_options(engine, locked, access, refresh)
     with ui.progress() as progress:
-        delivery = Delivery(targets, load=load, access=access, talk=ui.say, progress=progress)
+        delivery = Delivery(
+            targets,
+            load=load,
+            access=access,
+            known=base_places(project, ()),
+            talk=ui.say,
+            progress=progress,
+        )
         made = assemble_base(project, Cache(project.cache), options, talk=ui.say, progress=progress)
         if output is not None:
             write_image(made.image, output, progress)

@@ -250,14 +250,14 @@ def with_base(project: Project, image: str) -> Project:
 
 
 def base_places(project: Project, targets: Sequence[PushTarget]) -> list[RegistryReference]:
-    """Give where in registries the project's base is, or may be.
+    """Give where in registries the project's base, or the image below it, is or may be.
 
     Args:
         project: the project.
         targets: where images are pushed to: ``base build --push`` may have brought the base there.
     """
     places = [target.reference(project.base_name) for target in targets if target.exact is None]
-    if isinstance(project.base, BaseReference):
+    if isinstance(project.base, BaseReference | DerivedSpec):
         reference = parse_reference(project.base.image)
         if isinstance(reference, RegistryReference):
             places.insert(0, reference)

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagekit.errors import ImagekitError, InputError, UsageError
-from imagekit.spec.base import DEFAULT_EPOCH, BaseReference, BaseSpec, parse_base
+from imagekit.spec.base import DEFAULT_EPOCH, BaseReference, BaseSpec, DerivedSpec, parse_base
 from imagekit.spec.fields import load_yaml, parse_yaml
 
 HASH = "ab" * 32
@@ -64,6 +64,39 @@ def test_without_a_date_the_epoch_is_a_constant():
 
 def test_a_base_may_be_a_reference():
     assert parse("base: {image: 'oci:base:1'}") == BaseReference("oci:base:1")
+
+
+def test_a_base_may_be_on_top_of_an_image():
+    spec = parse(
+        "base: {from: 'docker://docker.io/occlum/occlum:0.29.7-ubuntu20.04', "
+        "packages: [openjdk-11-jre-headless], env: {B: 1, A: 2}, user: 1000, workdir: /w, "
+        "entrypoint: [/a], date: 2026-01-01, ca_bundle: ca.pem, files: [{path: /a, text: b}]}"
+    )
+    assert isinstance(spec, DerivedSpec)
+    assert spec.image == "docker://docker.io/occlum/occlum:0.29.7-ubuntu20.04"
+    assert spec.packages == ("openjdk-11-jre-headless",) and spec.installs
+    assert spec.env == (("A", "2"), ("B", "1")) and spec.epoch == 1767225600
+    assert (spec.user, spec.workdir, spec.entrypoint) == ("1000", "/w", ("/a",))
+    assert (spec.ca_bundle, spec.files[0].path) == ("ca.pem", "/a")
+    assert not parse("base: {from: 'oci:x'}").installs
+    assert parse(f"base: {{from: 'oci:x', artifacts: [{{path: x.deb, sha256: {HASH}}}]}}").installs
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "hint"),
+    [
+        ("from: 'oci:x', distribution: {suite: a}", "distribution", 'remove "from" or'),
+        ("from: 'oci:x', sources: []", "sources", 'remove "from" or'),
+        ("from: 'oci:x', exclude: [/a]", "exclude", 'remove "from" or'),
+        ("from: 'oci:x', image: 'oci:x'", "from", 'remove "image" or "from"'),
+        ("from: occlum/occlum", "from", "transport"),
+        ("image: 'oci:x', packages: [aa]", "packages", 'write "from" for "image"'),
+    ],
+)
+def test_what_does_not_go_with_an_image_below_is_named(text, key, hint):
+    with pytest.raises(UsageError, match=f"base.{key}: ") as caught:
+        parse(f"base: {{{text}}}")
+    assert hint in caught.value.hint
 
 
 def test_the_order_of_packages_and_env_does_not_change_the_canonical_form():
@@ -219,7 +252,7 @@ def test_only_true_and_false_are_booleans():
 _SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=12))
 _NAMES = """
 distribution suite packages artifacts pypi url path to files env text mode sources date exclude
-sha256 take image mirrors x
+sha256 take image from mirrors x
 """
 _KEYS = st.sampled_from(_NAMES.split())
 _VALUES = st.recursive(
@@ -239,7 +272,7 @@ def test_any_value_is_a_base_or_a_clear_error(value):
     except ImagekitError as error:
         assert "\n" not in error.problem
     else:
-        assert isinstance(parsed, BaseSpec | BaseReference)
+        assert isinstance(parsed, BaseSpec | DerivedSpec | BaseReference)
 
 
 @settings(max_examples=150, deadline=None)
