@@ -12,6 +12,10 @@ class Entry(Protocol):
     """What stands at a path (:class:`imagekit.images.rootfs.Entry`)."""
 
     @property
+    def path(self) -> str:
+        """The path without links in its folders."""
+
+    @property
     def kind(self) -> str:
         """``file``, ``dir``, ``symlink`` or something else."""
 
@@ -58,7 +62,7 @@ class EnclaveTree:
         self._excluded = frozenset(excluded)
         self._folders: dict[str, str] = {}  # by the path inside: the path in the base
         self._files: dict[str, str] = {}
-        self._links: dict[str, str] = {}  # to a path inside
+        self._links: dict[str, str] = {}  # what they say
         self._empty: set[str] = set()
 
     def add_folder(self, path: str, key: str, inside: str | None = None) -> None:
@@ -77,7 +81,7 @@ class EnclaveTree:
         for folder in sorted({path, inside, self._source.resolve(path)}):
             for own, always in pod_paths_below(folder):
                 if always or self._source.entry(own, follow=False) is not None:
-                    raise self._of_a_pod(key, f"{path}/", own)
+                    raise self._of_a_pod(key, f"{path.rstrip('/')}/", own)
         self._folders[inside] = path
 
     def add_file(self, path: str, key: str, inside: str | None = None) -> None:
@@ -99,7 +103,7 @@ class EnclaveTree:
         if inside is None and entry is not None and entry.kind == "symlink":
             real = self._source.resolve(path)
             self._check(real, key, "file")
-            self._links[path] = real
+            self._links[path] = posixpath.relpath(real, posixpath.dirname(path))
             path = real
         self._files[path if inside is None else inside] = path
 
@@ -116,24 +120,43 @@ class EnclaveTree:
         Raises:
             InputError: a link leads to what belongs to a pod.
         """
-        pending = sorted(self._pruned_folders())
+        pending = [
+            link
+            for inside in sorted(self._pruned_folders())
+            for link in self._links_below(inside, self._folders[inside])
+        ]
         while pending:
-            inside = pending.pop()
-            for link, path, target in self._links_below(inside, self._folders[inside]):
-                goal = posixpath.normpath(posixpath.join(posixpath.dirname(link), target))
-                goal = f"/{goal.lstrip('/')}"
-                if self._covers(goal) or self._is_above_something(goal):
-                    continue
-                key = f"the link {path}"
-                own = pod_path_at(goal)
-                if own is not None:
-                    raise self._of_a_pod(key, goal, own)
-                kind = self._source.kind(path)
-                if kind == "file":
-                    self.add_file(self._source.resolve(path), key, goal)
-                elif kind == "dir":
-                    self.add_folder(self._source.resolve(path), key, goal)
-                    pending.append(goal)
+            pending += self._add_target(*pending.pop())
+
+    def _add_target(self, link: str, path: str, target: str) -> list[tuple[str, str, str]]:
+        """Put in what a link leads to; give the links that came in with it.
+
+        Args:
+            link: its path inside.
+            path: its path in the base.
+            target: what it says.
+        """
+        kind = self._source.kind(path)
+        if kind is None:
+            return []
+        goal = posixpath.normpath(posixpath.join(posixpath.dirname(link), target))
+        goal = f"/{goal.lstrip('/')}"  # two slashes at the start are one to Linux, not to normpath
+        key = f"the link {path}"
+        if (own := pod_path_at(goal)) is not None:
+            raise self._of_a_pod(key, goal, own)
+        if self._covers(goal) or self._is_above_something(goal):
+            return []
+        real = self._source.resolve(path)
+        same = self._source.kind(goal) is not None and self._source.resolve(goal) == real
+        entry = self._source.entry(goal, follow=False) if same else None
+        if entry is not None and entry.kind == "symlink" and _is_plain(goal, entry):
+            self._links[goal] = entry.target
+            return [(goal, goal, entry.target)]
+        if kind == "file":
+            self.add_file(real, key, goal)
+            return []
+        self.add_folder(real, key, goal)
+        return list(self._links_below(goal, real))
 
     def document(self) -> dict[str, Any]:
         """Give the list that ``copy_bom`` takes, sorted, without what another item brings."""
@@ -150,12 +173,10 @@ class EnclaveTree:
                 folder, _, name = inside.rpartition("/")
                 same = posixpath.basename(path) == name
                 at(folder or "/", "files").append(path if same else {"name": path, "rename": name})
-        for inside, real in sorted(self._links.items()):
-            if self._brought(inside, inside) or inside in self._files:
-                continue
-            folder, _, name = inside.rpartition("/")
-            source = posixpath.relpath(real, folder or "/")
-            at(folder or "/", "createlinks").append({"src": source, "linkname": name})
+        for inside, target in sorted(self._links.items()):
+            if not self._brought(inside, inside) and inside not in self._files:
+                folder, _, name = inside.rpartition("/")
+                at(folder or "/", "createlinks").append({"src": target, "linkname": name})
         for inside in sorted(self._empty):
             targets.setdefault(inside, {})
         return {
@@ -165,7 +186,7 @@ class EnclaveTree:
 
     def _check(self, path: str, key: str, wanted: str) -> None:
         where = f"{self._where}: {key}: {path}"
-        if not is_normal(path) or not path.isprintable() or "$" in path:
+        if not is_normal(path) or not _is_taken_literally(path):
             raise InputError(
                 f"{self._where}: {key}: {path!r} is no path that copy_bom takes as it is",
                 "give an absolute path without $ and control characters",
@@ -246,6 +267,16 @@ class EnclaveTree:
         top = goal if goal == "/" else f"{goal}/"
         places = (*self._folders, *self._files, *self._links)
         return any(inside.startswith(top) for inside in places)
+
+
+def _is_taken_literally(text: str) -> bool:
+    """Tell whether copy_bom takes a text as it is: it expands variables."""
+    return text.isprintable() and "$" not in text
+
+
+def _is_plain(path: str, link: Entry) -> bool:
+    """Tell whether a link means the same in the tree, made there by copy_bom."""
+    return link.path == path and _is_taken_literally(path) and _is_taken_literally(link.target)
 
 
 def _target(path: str, items: dict[str, list[Any]]) -> dict[str, Any]:
