@@ -160,6 +160,7 @@ def test_attestation_needs_the_provision_device(image):
 
 def test_aesmd_is_needed_without_launch_control_or_where_it_is_asked_for(image, tmp_path):
     assert image.decide(SGX_ENABLED="true", ATTESTATION="true").program
+    assert image.decide(SGX_ENABLED="true", SGX_AESM_ADDR="1").program
     with pytest.raises(Stop, match="SGX_AESM_ADDR asks for the service aesmd"):
         image.decide(SGX_ENABLED="true", ATTESTATION="true", SGX_AESM_ADDR="1")
     for text in ("flags\t: sgx sgx_lcx\n", "", "bugs: sgx_lc\n"):
