@@ -110,7 +110,7 @@ class OcclumCells(Cells[OcclumRendered]):
             with ThrowAway(engine.daemon, engine.image_id, CAPABILITIES) as container:
                 instance = build_instance(container, rendered, stamp.epoch, folder, progress)
             signed = sign_instance(instance, rendered, signer, stamp.date, progress)
-            listed = list_text(instance.listed)
+            listed = list_text(instance.listed).encode()
             image = self._compose(rendered, instance, signed, listed, stamp.epoch, store())
         facts = {
             "occlum": self._base.version.name,

@@ -27,6 +27,8 @@ from imagekit.runtime.paths import OCCLUM_INSTANCE
 
 _BUILD = f"{OCCLUM_INSTANCE}/build"
 _FILE_LIMIT = 256 << 20
+_SHOWN = 10
+"""Differences that are named; a job's tree has thousands of files."""
 
 
 def check_files(verdict: Verdict, image: Image, rootfs: Rootfs, entry: LockEntry | None) -> None:
@@ -46,7 +48,9 @@ def check_files(verdict: Verdict, image: Image, rootfs: Rootfs, entry: LockEntry
     text = rootfs.read(FILES, _FILE_LIMIT)
     listed = parse_list(text, FILES)
     differing = compare_lists(listed, found_files(rootfs))
-    verdict.failed += [f"{FILES}: {line}" for line in differing]
+    verdict.failed += [f"{FILES}: {line}" for line in differing[:_SHOWN]]
+    if len(differing) > _SHOWN:
+        verdict.failed.append(f"{FILES}: and {len(differing) - _SHOWN} more files differ")
     if not differing:
         verdict.passed.append(f"{len(listed)} files of the instance, by their SHA-256")
     sha256 = hashlib.sha256(text).hexdigest()

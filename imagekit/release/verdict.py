@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from imagekit.enclave.known_signers import known_signer
 from imagekit.enclave.parameters import FLAG_DEBUG
 from imagekit.enclave.sigstruct import SigStruct
 from imagekit.errors import CheckError, ImagekitError, InputError, UsageError
+from imagekit.images.keyscan import KeyFinding
 from imagekit.images.oci import Image
 from imagekit.images.rootfs import Rootfs
 from imagekit.release.cells import LABEL
@@ -15,6 +17,9 @@ from imagekit.runtime.paths import ENTRYPOINT, FLINK_ENTRYPOINT
 from imagekit.spec.matrix import Cell
 from imagekit.spec.names import parse_image_name
 from imagekit.spec.sizes import epc_name
+
+TEMPLATES = "/opt/occlum/etc/template/"
+"""Where Occlum's own images have the sample key that they sign with by default."""
 
 
 @dataclass(frozen=True)
@@ -262,7 +267,12 @@ def check_keys(verdict: Verdict, image: Image, rootfs: Rootfs, signer: str) -> N
     programs: dict[tuple[int, str], int] = {}
     for finding in rootfs.key_findings:
         enclave = finding.sgx or (finding.signer and signer in ("", finding.signer))
-        if finding.program and not enclave:
+        if _is_templates(finding, signer):
+            verdict.notes.append(
+                f"layer {finding.layer + 1}, {finding.path}: {known_signer(finding.signer)}; "
+                "everybody has it"
+            )
+        elif finding.program and not enclave:
             place = finding.layer, finding.path
             programs[place] = programs.get(place, 0) + 1
         else:
@@ -279,3 +289,12 @@ def check_keys(verdict: Verdict, image: Image, rootfs: Rootfs, signer: str) -> N
     if not found:
         outside = " outside of programs" if programs else ""
         verdict.passed.append(f"no private key{outside} in layers, history and config")
+
+
+def _is_templates(finding: KeyFinding, signer: str) -> bool:
+    """Whether a key is the published one in Occlum's toolchain, and not this enclave's signer."""
+    return (
+        finding.path.startswith(TEMPLATES)
+        and known_signer(finding.signer) is not None
+        and finding.signer != signer
+    )
