@@ -21,9 +21,9 @@ from imagekit.runtime.launch import (
     Encrypted,
     Java,
     Product,
-    check_occlum,
     launch_spec,
 )
+from imagekit.runtime.occlum_rules import check_occlum
 from imagekit.runtime.paths import LAUNCH_SPEC, LOG_FOLDER, NO_FORK_JAR
 from imagekit.runtime.settings import check_sealed
 from imagekit.spec.options import AttestationOptions
