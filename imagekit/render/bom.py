@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from imagekit.errors import InputError
-from imagekit.render.bom_tree import EnclaveTree, Files
+from imagekit.render.bom_tree import EnclaveTree
+from imagekit.render.image_files import Files
 from imagekit.render.pod_paths import REFUSED_PATHS
 from imagekit.render.yaml_text import to_yaml
 from imagekit.runtime.paths import APP

@@ -2,49 +2,11 @@
 
 import posixpath
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from imagekit.errors import InputError
+from imagekit.render.image_files import Entry, Files
 from imagekit.render.pod_paths import is_normal, pod_path_at, pod_paths_below
-
-
-class Entry(Protocol):
-    """What stands at a path (:class:`imagekit.images.rootfs.Entry`)."""
-
-    @property
-    def path(self) -> str:
-        """The path without links in its folders."""
-
-    @property
-    def kind(self) -> str:
-        """``file``, ``dir``, ``symlink`` or something else."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of a file."""
-
-    @property
-    def target(self) -> str:
-        """What a link says."""
-
-
-class Files(Protocol):
-    """The files of an image (:class:`imagekit.images.rootfs.Rootfs`)."""
-
-    def kind(self, path: str) -> str | None:
-        """Give ``file`` or ``dir``, links followed; None for anything else or nothing."""
-
-    def entry(self, path: str, follow: bool = True) -> Entry | None:
-        """Give what stands at a path, a link at its end followed or not."""
-
-    def resolve(self, path: str) -> str:
-        """Give the path without any link in it."""
-
-    def children(self, path: str) -> Sequence[str]:
-        """Give the names in a folder, sorted."""
-
-    def read(self, path: str) -> bytes:
-        """Give a file's content."""
 
 
 class EnclaveTree:
