@@ -316,6 +316,26 @@ def test_without_the_ca_the_companys_archive_is_refused(place, tmp_path):
     assert "base.ca_bundle" in caught.value.hint or "base.packages" in caught.value.hint
 
 
+@NEEDS
+def test_docker_and_podman_give_the_same_base(engine, podman, builder, tmp_path, monkeypatch):
+    write_files(tmp_path)
+    below = BELOW.replace(BELOW.splitlines()[2] + "\n", "")  # without the company's archive
+    assert "company" not in below
+    inputs = DerivedInputs(
+        parse_base(parse_yaml(below, "f")), tmp_path, Cache(tmp_path / "b"), 1, None, NO_PROGRESS
+    )
+    image = derive(inputs, Below(builder, None)).image
+    digests = set()
+    for one in (engine, podman):
+        monkeypatch.setenv("DOCKER_HOST", one.host)
+        given = Place(tmp_path).inputs(Cache(tmp_path / one.socket.name), UNPACKED)
+        made = derive(given, Below(image, EnginePackages("auto", [].append)))
+        assert {"srv/turned", "srv/.wh.old", "srv/new/hard"} <= entries(made.image, -1).keys()
+        assert one.containers() == []
+        digests.add(made.image.digest)
+    assert len(digests) == 1
+
+
 def test_without_an_engine_it_is_said_who_needs_one(tmp_path, monkeypatch, builder):
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     order = Installation(builder, ("tini",), (), EPOCH)
