@@ -28,7 +28,8 @@ import sys
 
 if sys.version_info < (3, 11):
     sys.exit("error: the builder image has Python %d.%d\\nhint: name one with Python 3.11 or later "
-             "in base.distribution.builder or as build argument BUILDER, such as Debian 12" % sys.version_info[:2])
+             "in base.distribution.builder or as build argument BUILDER, such as Debian 12"
+             % sys.version_info[:2])
 
 from imagekit.images.bases.instage import main
 
