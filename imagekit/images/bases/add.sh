@@ -12,7 +12,9 @@
 # What apt fetches stands in here too, so that nothing of it is left in the image.
 set -eu
 umask 022
-export LC_ALL=C
+# The image's own environment is for its programs: libraries of a toolchain are not for apt.
+unset LD_LIBRARY_PATH LD_PRELOAD
+export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 work=/tmp/imagekit
 
 if [ ! -x /usr/bin/apt-get ]; then
