@@ -60,7 +60,7 @@ def find_products(base: Base) -> Products:
 
 def sealed_environment(base: Base, project: Project) -> dict[str, str]:
     """Give the sealed environment: defaults for what the base has, then the project file's."""
-    libraries = ["/lib", ARCH_LIBDIR] + ([f"{base.java_home}/lib"] if base.java_home else [])
+    libraries = _libraries(base.java_home, project.libos)
     env = {
         "PATH": "/usr/bin:/bin",
         "HOME": "/tmp",  # noqa: S108 - inside the enclave, where it is a private tmpfs
@@ -76,6 +76,18 @@ def sealed_environment(base: Base, project: Project) -> dict[str, str]:
         env["FLINK_HOME"] = base.flink_home
     env |= dict(project.launch.env)
     return {name: value for name, value in env.items() if name not in project.launch.passthrough}
+
+
+def _libraries(java_home: str, libos: str) -> list[str]:
+    """Give the folders in which programs inside look for libraries.
+
+    With Gramine /lib is its own C library's folder. With Occlum it is musl's, so that programs made
+    for glibc look there last.
+    """
+    if libos == "occlum":
+        java = [f"{java_home}/lib/server", f"{java_home}/lib"] if java_home else []
+        return [*java, "/opt/occlum/glibc/lib", ARCH_LIBDIR, "/lib"]
+    return ["/lib", ARCH_LIBDIR] + ([f"{java_home}/lib"] if java_home else [])
 
 
 def runtime_layer_files(base: Base, project: Project) -> tuple[LayerFile, ...]:

@@ -6,12 +6,14 @@ upper one has the signed library and what belongs to it.
 """
 
 import hashlib
+import posixpath
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from threading import Lock
 from types import TracebackType
 
 from imagekit.enclave.occlum.built import layout_findings, sigstruct_findings
+from imagekit.enclave.occlum.model import OcclumConfig
 from imagekit.enclave.occlum.rootfs_manifest import list_text
 from imagekit.enclave.sdk.signed import read_enclave, with_sigstruct
 from imagekit.enclave.sigstruct import SigStruct, encode_date
@@ -141,6 +143,7 @@ class OcclumCells(Cells[OcclumRendered]):
         shared = [file for file in instance.files if file.path.startswith(_SHARED)]
         own = [file for file in instance.files if not file.path.startswith(_SHARED)]
         own += [LayerFile(LIBRARY, library, 0o644), LayerFile(FILES, listed)]
+        own += _host_folders(rendered.config, {file.path for file in own})
         parents = self._base.rootfs.directory
         lower = write_layer([*rendered.files, *_owned(shared)], store, epoch, parents=parents)
         upper = write_layer(_owned(own), store, epoch, parents=parents)
@@ -221,6 +224,20 @@ def sign_instance(
     ]
     refuse(differing, f"{what}: occlum build", CheckError)
     return sign_body(replace(body, date=encode_date(date)), signer)
+
+
+def _host_folders(config: OcclumConfig, present: set[str]) -> list[LayerFile]:
+    """Folders of the instance that are mounted from the host: Occlum does not make them."""
+    sources = {
+        posixpath.normpath(posixpath.join(OCCLUM_INSTANCE, mount.source))
+        for mount in config.mounts
+        if mount.type == "hostfs" and mount.source is not None
+    }
+    return [
+        LayerFile(path, mode=0o777, directory=True)
+        for path in sorted(sources - present)
+        if path.startswith(f"{OCCLUM_INSTANCE}/")
+    ]
 
 
 def _owned(files: Sequence[LayerFile]) -> list[LayerFile]:

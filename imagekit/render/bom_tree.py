@@ -9,6 +9,10 @@ from imagekit.render.image_files import Entry, Files
 from imagekit.render.pod_paths import is_normal, pod_path_at, pod_paths_below
 
 
+OF_INIT = ("/etc/localtime",)
+"""What ``occlum init`` puts into a tree by itself; ``copy_bom`` cannot put a link there again."""
+
+
 class EnclaveTree:
     """What is put into the tree, from where.
 
@@ -106,7 +110,7 @@ class EnclaveTree:
         key = f"the link {path}"
         if (own := pod_path_at(goal)) is not None:
             raise self._of_a_pod(key, goal, own)
-        if self._covers(goal) or self._is_above_something(goal):
+        if goal in OF_INIT or self._covers(goal) or self._is_above_something(goal):
             return []
         real = self._source.resolve(path)
         same = self._source.kind(goal) is not None and self._source.resolve(goal) == real
