@@ -15,7 +15,7 @@ other text is taken for it.
 import hashlib
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from imagekit.errors import InputError, printable
@@ -23,9 +23,10 @@ from imagekit.errors import InputError, printable
 LINK = "#link "
 """How the line of a link begins."""
 
-_LINE = re.compile(r"(#link )?(\\?)([0-9a-f]{64})  ([^\0]+)", re.ASCII)
+_LINE = re.compile(r"(#link )?(\\?)([0-9a-f]{64})  (/[^\0]*)", re.ASCII)
 _ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
 _NAMES = {"\\": "\\", "n": "\n", "r": "\r"}
+_NAMED = 5
 _HINT = "take the list that imagekit build wrote"
 
 
@@ -34,7 +35,8 @@ class ListedFile:
     """A file or link of an instance.
 
     Attributes:
-        path: as it is in the image; bytes that are no UTF-8 as surrogates (``surrogateescape``).
+        path: absolute, as it is in the image; bytes that are no UTF-8 as surrogates
+            (``surrogateescape``).
         sha256: of its content, 64 lower-case hex digits; of a link, of the text that it leads to.
         is_link: whether it is a link.
     """
@@ -79,7 +81,7 @@ def list_text(files: Iterable[ListedFile]) -> str:
 def _line(file: ListedFile) -> str:
     if not _can_be_listed(file.path):
         raise InputError(
-            f"{_shown(file.path)}: a name that is no UTF-8 text cannot stand in the list",
+            f"{_shown(file.path)}: cannot stand in the list: no absolute path in UTF-8",
             "give the file another name",
         )
     path = "".join(_ESCAPES.get(char, char) for char in file.path)
@@ -92,7 +94,7 @@ def _can_be_listed(path: str) -> bool:
         path.encode()
     except UnicodeEncodeError:
         return False
-    return path != "" and "\0" not in path
+    return path.startswith("/") and "\0" not in path
 
 
 def parse_list(text: bytes, name: str) -> tuple[ListedFile, ...]:
@@ -152,36 +154,42 @@ def compare_lists(listed: Iterable[ListedFile], found: Iterable[ListedFile]) -> 
         found: what is there.
 
     Returns:
-        One line per difference, by path; empty if there is none.
+        One line for each of the first differences of a kind, by path, and one that counts the
+        others; empty if there is none.
     """
     wanted = {file.path: file for file in listed}
     present = {file.path: file for file in found}
-    paths = sorted(wanted.keys() | present.keys(), key=_by_bytes)
-    return [
-        f"{_shown(path)} {difference}"
-        for path in paths
-        for difference in _differences(wanted.get(path), present.get(path))
-    ]
+    lines: dict[str, list[str]] = {"changed": [], "missing": [], "added": []}
+    for path in sorted(wanted.keys() | present.keys(), key=_by_bytes):
+        if wanted.get(path) != present.get(path):
+            kind, difference = _difference(wanted.get(path), present.get(path))
+            lines[kind].append(f"{_shown(path)} {difference}")
+    named = []
+    for kind, found_lines in lines.items():
+        named += found_lines[:_NAMED]
+        if len(found_lines) > _NAMED:
+            named.append(f"… and {len(found_lines) - _NAMED} more {kind}")
+    return named
 
 
 def _by_bytes(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")
 
 
-def _differences(wanted: ListedFile | None, present: ListedFile | None) -> Iterator[str]:
-    if wanted == present:
-        return
+def _difference(wanted: ListedFile | None, present: ListedFile | None) -> tuple[str, str]:
+    """Give kind and words of a difference."""
     if present is None:
-        yield "is missing"
-    elif wanted is None:
-        yield "was added: it is not in the list"
-    elif wanted.is_link != present.is_link:
+        return "missing", "is missing"
+    if wanted is None:
+        return "added", "was added: it is not in the list"
+    if wanted.is_link != present.is_link:
         kinds = ("file", "link")
-        yield f"is a {kinds[present.is_link]}, the list has a {kinds[wanted.is_link]}"
+        words = f"is a {kinds[present.is_link]}, the list has a {kinds[wanted.is_link]}"
     elif wanted.is_link:
-        yield "leads elsewhere than the list says"
+        words = "leads elsewhere than the list says"
     else:
-        yield f"has the SHA-256 {present.sha256}, the list says {wanted.sha256}"
+        words = f"has the SHA-256 {present.sha256}, the list says {wanted.sha256}"
+    return "changed", words
 
 
 def _shown(text: str) -> str:
