@@ -114,7 +114,7 @@ def _mounts(own: bool) -> list[dict[str, Any]]:
     ]
 
 
-def occlum_files(version: str = "0.29.7", mark: bytes = MARK) -> list[LayerFile]:
+def occlum_files(version: str = "0.29.7", *, mark: bytes = MARK) -> list[LayerFile]:
     """The toolchain, as it stands in a base with Python and imagekit's tools.
 
     Args:
@@ -146,7 +146,7 @@ def occlum_files(version: str = "0.29.7", mark: bytes = MARK) -> list[LayerFile]
 
 def write_toolchain(folder: Path, version: str = "0.29.7", mark: bytes = MARK) -> Path:
     """Write the toolchain into a folder of this machine, where it signs with this imagekit."""
-    for file in occlum_files(version, mark):
+    for file in occlum_files(version, mark=mark):
         if not file.path.startswith(f"{OCCLUM}/"):
             continue
         target = folder / file.path.removeprefix(f"{OCCLUM}/")
@@ -178,7 +178,7 @@ def occlum_base(version: str = "0.29.7", mark: bytes = MARK) -> Image:
     java = [file for file in base_files() if any(part in file.path for part in wanted)]
     cache = Cache(TEST_CACHE)
     root = python_root(cache)
-    files = [*tool_files(), *occlum_files(version, mark), *java]
+    files = [*tool_files(), *occlum_files(version, mark=mark), *java]
     layer = write_layer(files, cache.blobs, 0, parents=Rootfs.from_image(root, cache).directory)
     env = {
         "PATH": f"{BINARIES}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

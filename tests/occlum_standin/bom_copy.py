@@ -289,6 +289,9 @@ class Libraries:
                 missing.append(match[1])
             elif match is not None:
                 found.append(match[2])
+        # Called by itself, the loader stops at the first library that is not there.
+        said = done.stderr.decode("utf-8", "replace")
+        missing += re.findall(r"loading shared libraries: (\S+): cannot open shared", said)
         return ([*found, loader[0]] if found else []), missing
 
 

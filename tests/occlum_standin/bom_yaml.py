@@ -51,7 +51,7 @@ def _without_comment(line: str) -> str:
     while at < len(line):
         letter = line[at]
         if quote:
-            if quote == '"' and letter == "\\":
+            if (quote == '"' and letter == "\\") or line[at : at + 2] == "''" == quote * 2:
                 at += 1
             elif letter == quote:
                 quote = ""

@@ -21,7 +21,7 @@ from sdk_enclaves import section_range
 SYSTEM = ".Occlum_sys.json.protected"
 _DEVICES = {"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}
 _FROM_HOST = ("hostname", "hosts", "resolv.conf")
-"""Files of ``/etc`` that a host gives an enclave at the start."""
+"""Files of ``/etc`` that a host gives an enclave at the start, where the tree has none."""
 _FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
@@ -64,6 +64,22 @@ def environment(env: dict) -> dict:
     return found
 
 
+def check_script(root: Path, program: str) -> None:
+    """Refuse a script as Occlum does, which takes the whole first line for a path.
+
+    The program itself may be a link; one of the folders above it that is one is not followed.
+    """
+    path = root / program.lstrip("/")
+    if path.is_symlink() or not path.is_file():
+        return
+    with path.open("rb") as stream:
+        line = stream.readline(4096)
+    if line.startswith(b"#!"):
+        interpreter = os.fsdecode(line[2:].strip())
+        if not os.path.lexists(root / interpreter.lstrip("/")):
+            raise StartError(f"{program}: no interpreter {interpreter!r}")
+
+
 def prepare(root: Path, program: str) -> None:
     """Put in what the library OS has by itself: devices, a little of /proc, files of the host."""
     for name, mode in (("dev", 0o755), ("dev/shm", 0o1777), ("proc", 0o755), ("tmp", 0o1777)):
@@ -83,9 +99,7 @@ def prepare(root: Path, program: str) -> None:
     (root / "etc").mkdir(exist_ok=True)
     for name in _FROM_HOST:
         place = root / "etc" / name
-        if Path("/etc", name).is_file():
-            if os.path.lexists(place):
-                place.unlink()
+        if Path("/etc", name).is_file() and not os.path.lexists(place):
             shutil.copyfile(Path("/etc", name), place)
 
 
@@ -136,6 +150,7 @@ def main(arguments: list) -> int:
             root = Path(folder, "root")
             root.mkdir()
             unpack(Path("build/mount/__ROOT"), root_mac(app), root)
+            check_script(root, arguments[0])
             prepare(root, arguments[0])
             return start(root, arguments, environment(system["env"]))
     except (StartError, SefsError) as error:
