@@ -115,7 +115,7 @@ def deep():
 def test_a_wrong_tag_is_told_with_its_node(deep, node, name):
     for at in (node * NODE + 400, node * NODE + 2222):
         broken = changed(deep, at, bytes([deep[at] ^ 0x10]), tagged=False)
-        with pytest.raises(CheckError, match="the tag of ") as caught:
+        with pytest.raises(CheckError, match=r"the tag \(MAC\) of ") as caught:
             read_protected_file(broken, "the file")
         assert caught.value.problem.startswith("the file: ")
         assert name in caught.value.problem

@@ -162,7 +162,7 @@ def _node(data: bytes, place: int) -> memoryview:
 def _check(content: memoryview, mac: bytes, name: str, what: str) -> None:
     if gmac(content) != mac:
         raise CheckError(
-            f"{name}: the tag of {what} is wrong: the file was changed or damaged",
+            f"{name}: the tag (MAC) of {what} is wrong: the file was changed or damaged",
             "build it again; do not use this one",
         )
 
