@@ -180,7 +180,9 @@ def with_imagekit(folder: Path, base: str, cells: Sequence[str], *, seen: bool) 
         return Side(name, between - start, base_bytes, end - between, held(data) - base_bytes)
 
 
-def contexts(folder: Path, base: GramineBase, project: Project, cells: Sequence[str]) -> dict[str, Path]:
+def contexts(
+    folder: Path, base: GramineBase, project: Project, cells: Sequence[str]
+) -> dict[str, Path]:
     """Write the build context of every cell for the classic side; not timed."""
     renderer, found = Renderer(base, project), {}
     for cell in project.cells:

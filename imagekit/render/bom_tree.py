@@ -8,7 +8,6 @@ from imagekit.errors import InputError
 from imagekit.render.image_files import Entry, Files
 from imagekit.render.pod_paths import is_normal, pod_path_at, pod_paths_below
 
-
 OF_INIT = ("/etc/localtime",)
 """What ``occlum init`` puts into a tree by itself; ``copy_bom`` cannot put a link there again."""
 
