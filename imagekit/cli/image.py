@@ -84,7 +84,9 @@ def verify(
     name: Annotated[
         str | None, typer.Option(help="Name to check the content against; its own if not given.")
     ] = None,
-    allow_standin: Annotated[bool, typer.Option(help="Accept the stand-in Gramine.")] = False,
+    allow_standin: Annotated[
+        bool, typer.Option(help="Accept a stand-in for the library OS.")
+    ] = False,
     allow_debug: Annotated[bool, typer.Option(help="Accept a debuggable enclave.")] = False,
     insecure: Insecure = False,
     cacert: CaCert = None,

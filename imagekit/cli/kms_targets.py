@@ -22,7 +22,9 @@ Record = Annotated[
 Images = Annotated[
     str, typer.Option(help="Where --all verifies them: oci:DIR, registry, or none (lock alone).")
 ]
-AllowStandin = Annotated[bool, typer.Option("--allow-standin", help="Accept the stand-in Gramine.")]
+AllowStandin = Annotated[
+    bool, typer.Option("--allow-standin", help="Accept a stand-in for the library OS.")
+]
 AllowDebug = Annotated[bool, typer.Option("--allow-debug", help="Accept a debuggable enclave.")]
 MrEnclave = Annotated[str | None, typer.Option(help="64 hex digits, instead of an image.")]
 MrSigner = Annotated[str | None, typer.Option(help="64 hex digits, with --mr-enclave.")]

@@ -35,7 +35,7 @@ class Accepted:
     """What is accepted although it protects nothing.
 
     Attributes:
-        standin: the stand-in Gramine.
+        standin: a stand-in for the library OS.
         debug: an enclave that the host can look into.
     """
 

@@ -30,7 +30,7 @@ class Expected:
         name: its name, if it has one that says something; with or without tag.
         mr_enclave, mr_signer: 64 lower-case hex digits.
         lock: lock file.
-        allow_standin: accept the stand-in Gramine.
+        allow_standin: accept a stand-in for the library OS.
         allow_debug: accept an enclave that the host can debug.
     """
 
