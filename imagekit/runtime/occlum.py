@@ -98,6 +98,8 @@ def decide(request: Request, env: Mapping[str, str], spec: Launch, places: Place
             raise Stop(REFUSED, "nothing to run: give a role or set sgx_command (profile compat)")
     folders = tuple(os.path.join(places.instance, name) for name in WRITABLE)
     argv = ("occlum", "run", *words)
+    if env.get("SGX_MODE") == "sgx":
+        level["SGX_MODE"] = "HW"  # the other is a word of ours, which Occlum does not know
     return Plan(program, argv, places.instance, {**added, **level}, notes, folders)
 
 

@@ -17,6 +17,8 @@ from typing import Any, Mapping  # noqa: UP035 - Python 3.8
 from .start import read_file
 from .stop import REFUSED, Stop
 
+OWN_LOG_VARIABLE = "OCCLUM_LOG_LEVEL"
+"""What Occlum itself reads, outside; so nobody measures it."""
 LOG_LEVELS = ("off", "error", "warn", "info", "debug", "trace")
 _OTHER_WORDS = {"fatal": "error", "panic": "error", "warning": "warn", "all": "trace"}
 
@@ -38,6 +40,8 @@ _DEAD = {
     "SGX_EXECUTOR_MEM_SIZE": "the size is the image's; SGX_EXECUTOR_JVM_MEM_SIZE is the heap",
     "SGX_JVM_MEM_SIZE": "SGX_DRIVER_JVM_MEM_SIZE or SGX_EXECUTOR_JVM_MEM_SIZE may be meant",
     "DRIVER_MEMORY": "SGX_DRIVER_JVM_MEM_SIZE sets the heap",
+    "PCCL_URL": "PCCS_URL may be meant",
+    "policy_Id": "ATTESTATION_POLICYID may be meant",
     "USING_TMP_HOSTFS": "where /tmp lies is decided when the image is built",
 }
 """Names that have no effect, and what may be meant."""
@@ -70,9 +74,11 @@ def read_config(path: str) -> dict[str, Any]:
 def log_level(
     env: Mapping[str, str], config: Mapping[str, Any]
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Turn ``SGX_LOG_LEVEL`` into Occlum's own variable, unless that is set.
+    """Turn ``SGX_LOG_LEVEL`` into Occlum's own variable.
 
-    BigDL's image also made the enclave debuggable for ``debug`` and ``trace``; here nothing does.
+    It wins over an ``OCCLUM_LOG_LEVEL`` that is there before: images set that to their cell's
+    level, which cannot be told from a pod's, and BigDL's image also goes by the former alone. That
+    one also made the enclave debuggable for ``debug`` and ``trace``; here nothing does.
 
     Returns:
         Variables to add, and lines to print.
@@ -80,22 +86,23 @@ def log_level(
     Raises:
         Stop: it is no level.
     """
-    asked = env.get("SGX_LOG_LEVEL", "").lower()
-    asked = _OTHER_WORDS.get(asked, asked)
-    if asked and asked not in LOG_LEVELS:
-        raise Stop(REFUSED, f"SGX_LOG_LEVEL is none of {', '.join(LOG_LEVELS)}")
-    own = env.get("OCCLUM_LOG_LEVEL", "").lower()
-    own = _OTHER_WORDS.get(own, own)
-    if own:
-        if asked in ("", own):
-            return {}, ()
-        return {}, ("SGX_LOG_LEVEL has no effect: OCCLUM_LOG_LEVEL is set, and counts",)
+    asked = _level(env, "SGX_LOG_LEVEL")
     if not asked:
         return {}, ()
-    more: tuple[str, ...] = ()
+    if asked not in LOG_LEVELS:
+        raise Stop(REFUSED, f"SGX_LOG_LEVEL is none of {', '.join(LOG_LEVELS)}")
+    lines: tuple[str, ...] = ()
+    if _level(env, OWN_LOG_VARIABLE) not in ("", asked):
+        lines = (f"SGX_LOG_LEVEL counts, not {OWN_LOG_VARIABLE}, which says something else",)
     if asked in LOG_LEVELS[2:] and _built(config, ("metadata", "debuggable")) is not True:
-        more = ("SGX_LOG_LEVEL: an enclave that is not debuggable says no more than error",)
-    return {"OCCLUM_LOG_LEVEL": asked}, more
+        more = "SGX_LOG_LEVEL: an enclave that is not debuggable says no more than error"
+        lines = (*lines, more)
+    return {OWN_LOG_VARIABLE: asked}, lines
+
+
+def _level(env: Mapping[str, str], name: str) -> str:
+    word = env.get(name, "").lower()
+    return _OTHER_WORDS.get(word, word)
 
 
 def notes(env: Mapping[str, str], config: Mapping[str, Any]) -> list[str]:

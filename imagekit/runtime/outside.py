@@ -180,7 +180,8 @@ def start(arguments: Sequence[str], spec_path: str, places: Places) -> NoReturn:
     env = dict(os.environ)
     plan = decide(arguments, env, places, spec_path)
     written = None
-    if plan.env and env.get("PCCS_URL"):
+    own = plan.folder is None and not plan.env  # a command that was given has no quotes of ours
+    if env.get("PCCS_URL") and not own:
         from .qcnl import write_qcnl
 
         written = write_qcnl(env, places.qcnl, places.temporary)

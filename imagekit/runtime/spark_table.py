@@ -28,6 +28,7 @@ USER = r"[A-Za-z_][A-Za-z0-9_.-]{0,63}"
 TEXT = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,256}"
 PATH = r"/[A-Za-z0-9._/-]{0,1023}"
 ADDRESS = rf"https?://{HOST}(?::[0-9]{{1,5}})?(?:/[A-Za-z0-9._/-]{{0,255}})?"
+LEVEL = r"off|error|warn|warning|info|debug|trace|all"
 _IMAGE = r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,511}"
 _LABEL = r"[A-Za-z0-9._/-]{1,253}"
 _MASTER = (
@@ -118,7 +119,7 @@ _FORMS: dict[str, str] = {
     r"": "spark.submit.pyFiles",
     r"java": "spark.kubernetes.resource.type",
     r"Always|IfNotPresent|Never": "spark.kubernetes.container.image.pullPolicy",
-    r"error|warning|debug|all|trace|off": "spark.kubernetes.sgx.log.level",
+    LEVEL: "spark.kubernetes.sgx.log.level",
     r"lz4|lzf|snappy|zstd": "spark.io.compression.codec",
     r"-1|[0-9]{1,15}(?:[kKmMgG][bB]?)?": "spark.sql.autoBroadcastJoinThreshold",
     r"FIFO|FAIR": "spark.scheduler.mode",
@@ -187,7 +188,7 @@ _ANY_POD: dict[str, str] = {
     "SPARK_AUTHENTICATE_SECRET": r"[!-~]{1,4096}",
     "SGX_ENABLED": BOOLEAN,
     "SGX_MODE": r"sgx|direct",
-    "SGX_LOG_LEVEL": r"error|warning|debug|all|trace|off",
+    "SGX_LOG_LEVEL": LEVEL,
     "SGX_DRIVER_MEM_SIZE": SIZE,
     "SGX_DRIVER_JVM_MEM_SIZE": SIZE,
     "SGX_EXECUTOR_MEM_SIZE": SIZE,

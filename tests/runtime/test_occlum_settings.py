@@ -54,6 +54,8 @@ def test_without_a_configuration_it_is_said_all_the_same(name):
         ("SGX_THREADS", "SGX_THREAD may be meant"),
         ("DRIVER_MEMORY", "SGX_DRIVER_JVM_MEM_SIZE"),
         ("USING_TMP_HOSTFS", "when the image is built"),
+        ("policy_Id", "ATTESTATION_POLICYID may be meant"),
+        ("PCCL_URL", "PCCS_URL may be meant"),
         ("SGX_MEM_SIZ", "not known"),
     ],
 )
@@ -143,17 +145,26 @@ def test_what_is_no_level_is_refused(level):
     assert stop.value.code == 2
 
 
-def test_occlums_own_variable_counts_and_a_difference_is_said():
-    both = {"SGX_LOG_LEVEL": "debug", "OCCLUM_LOG_LEVEL": "error"}
+def test_it_wins_over_the_level_of_the_image_and_a_difference_is_said():
+    wanted = ({"OCCLUM_LOG_LEVEL": "off"}, ())
+    both = {"SGX_LOG_LEVEL": "off", "OCCLUM_LOG_LEVEL": "error"}
     added, (line,) = log_level(both, CONFIG)
-    assert (added, "OCCLUM_LOG_LEVEL is set" in line) == ({}, True)
-    assert log_level({**both, "OCCLUM_LOG_LEVEL": "Debug"}, CONFIG) == ({}, ())
-    assert log_level({"OCCLUM_LOG_LEVEL": "x"}, CONFIG) == ({}, ())
-    assert log_level({"SGX_LOG_LEVEL": ""}, CONFIG) == ({}, ())
+    assert (added, line.startswith("SGX_LOG_LEVEL counts, not OCCLUM_LOG_LEVEL")) == (
+        wanted[0],
+        True,
+    )
+    for same in ("off", "OFF", ""):
+        assert log_level({**both, "OCCLUM_LOG_LEVEL": same}, CONFIG) == wanted
+    _, lines = log_level({**both, "SGX_LOG_LEVEL": "debug"}, CONFIG)
+    assert [line.split()[1] for line in lines] == ["counts,", "an"]
+    assert log_level({"SGX_LOG_LEVEL": "", "OCCLUM_LOG_LEVEL": "x"}, CONFIG) == ({}, ())
 
 
 def test_the_level_reaches_occlum_and_changes_nothing_else(image):
     before = json.loads((image.instance / "Occlum.json").read_text())
     assert "log trace\n" in image.start(SGX_ENABLED="true", SGX_LOG_LEVEL="trace").stderr
     assert "log None\n" in image.start(SGX_ENABLED="true").stderr
+    image.env["OCCLUM_LOG_LEVEL"] = "error"  # as images have it
+    assert "log error\n" in image.start(SGX_ENABLED="true").stderr
+    assert "log off\n" in image.start(SGX_ENABLED="true", SGX_LOG_LEVEL="off").stderr
     assert json.loads((image.instance / "Occlum.json").read_text()) == before

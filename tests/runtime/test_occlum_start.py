@@ -190,7 +190,9 @@ def test_the_folders_that_occlum_writes_to_are_made(image):
 
 @pytest.mark.parametrize("mode", ["", "sgx", "HW"])
 def test_modes_that_mean_an_enclave(image, mode):
-    assert image.decide(SGX_ENABLED="true", SGX_MODE=mode).program
+    made = image.decide(SGX_ENABLED="true", SGX_MODE=mode)
+    assert made.program
+    assert made.env.get("SGX_MODE", mode) in ("", "HW")  # the words of Intel's SDK
 
 
 @pytest.mark.parametrize(
@@ -298,6 +300,18 @@ def test_compat_runs_the_hosts_command_as_words(image, tmp_path):
     assert any("compat" in note for note in made.notes)
     done = image.start(SGX_ENABLED="true", sgx_command="/bin/echo a $PATH")
     assert (done.returncode, done.stdout) == (0, "a $PATH\n")
+
+
+def test_the_pccs_is_written_for_every_enclave_and_for_no_command_outside(image):
+    pccs, written = {"PCCS_URL": "https://p:1"}, Path(image.places.qcnl)
+    image.start("true", SGX_ENABLED="true", **pccs)
+    assert not written.exists()
+    image.start(SGX_ENABLED="true", **pccs)
+    assert written.read_text().startswith("PCCS_URL=https://p:1/sgx/")
+    written.unlink()
+    image.seal([], profile="compat")
+    image.start(SGX_ENABLED="true", sgx_command="/bin/true", **pccs)
+    assert written.exists()
 
 
 def test_compat_starts_roles_by_the_same_start(image):
