@@ -152,8 +152,12 @@ def _strict_spec(base: Base, project: Project, products: Products) -> bytes:
 
 
 def _compat_spec(project: Project, products: Products) -> bytes:
-    """Nothing in it is sealed: this profile's manifest takes the file from the host."""
-    env = {"MALLOC_ARENA_MAX": _ARENAS}  # where the host sets none
+    """Nothing in it is sealed: this profile's manifest takes the file from the host.
+
+    Its variables count where the host sets none. The project file has ones of its own only by
+    ``occlum.environment``.
+    """
+    env = {"MALLOC_ARENA_MAX": _ARENAS} | dict(project.launch.env)
     return launch_spec(env=env, profile="compat", **_facts(project, products))
 
 

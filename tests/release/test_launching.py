@@ -3,6 +3,7 @@
 import json
 import shutil
 import tomllib
+from types import SimpleNamespace
 
 import pytest
 from conftest import JAVA, PROJECT, TAG, base_files, error_lines, write_base
@@ -11,8 +12,10 @@ from imagekit.images.cache import Cache
 from imagekit.images.layers import LayerFile
 from imagekit.images.open import open_image
 from imagekit.images.rootfs import Rootfs
+from imagekit.release.launching import runtime_layer_files
 from imagekit.render.templates import template_folder
 from imagekit.runtime.launch import Attestation, Encrypted, Java, Product, parse_launch
+from imagekit.spec.project import load_project
 
 RUNTIMES = [
     LayerFile(f"{JAVA}/release", b'IMPLEMENTOR="x"\nJAVA_VERSION="17.0.9"\n'),
@@ -145,6 +148,28 @@ def test_compat_carries_facts_and_seals_nothing(build):
     assert spec.env == {"MALLOC_ARENA_MAX": "4"}
     assert (spec.profile, spec.roles, spec.spark) == ("compat", (), Product("/opt/spark", "3.5.9"))
     assert Encrypted("/ppml/encrypted-fsd", "/ppml/encrypted-fsd", "sgx_data_key") in spec.encrypted
+
+
+@pytest.mark.parametrize(
+    ("section", "arenas"),
+    [("", "4"), ('occlum: {environment: {MALLOC_ARENA_MAX: "1"}}\n', "1")],
+)
+def test_compat_takes_what_bigdls_variables_set_for_occlum(folder, section, arenas):
+    text = PROJECT.replace(COMMAND, section).replace("profile: strict", "profile: compat")
+    text = text.replace("libos: gramine", "libos: occlum")
+    (folder / "imagekit.yaml").write_text(text)
+    project = load_project(folder / "imagekit.yaml")
+    base = SimpleNamespace(
+        rootfs=Rootfs.from_image(open_image("oci:base", Cache()), None),
+        python="/usr/bin/python3.8",
+        **{f"{name}_home": f"/opt/{name}" for name in ("java", "spark", "flink")},
+    )
+    files = {file.path: file.data for file in runtime_layer_files(base, project)}
+    spec = parse_launch(files["/opt/imagekit/launch.json"])
+    assert spec.env == {"MALLOC_ARENA_MAX": arenas}
+    assert (spec.libos, spec.profile, spec.exposed) == ("occlum", "compat", ("/host",))
+    assert (spec.encrypted, spec.spark) == ((), Product("/opt/spark", "3.5.9"))
+    assert files["/opt/imagekit/enclave/start"].startswith(b"#!/usr/bin/python3.8\n")
 
 
 @pytest.mark.parametrize(
