@@ -1,7 +1,10 @@
 """Where an image of Occlum has what, and reading it."""
 
+from imagekit.enclave.sdk.signed import read_enclave
+from imagekit.enclave.sigstruct import SigStruct
 from imagekit.errors import InputError
 from imagekit.images.rootfs import Rootfs
+from imagekit.release.sdk_enclave import FILE_LIMIT
 from imagekit.runtime.paths import OCCLUM_INSTANCE
 
 CONFIG = f"{OCCLUM_INSTANCE}/Occlum.json"
@@ -14,9 +17,6 @@ FILES = f"{OCCLUM_INSTANCE}/imagekit.files.sha256"
 
 LOG_VARIABLE = "OCCLUM_LOG_LEVEL"
 """Variable of the image with the log level; Occlum reads it outside, so nobody measures it."""
-
-LIBRARY_LIMIT = 1 << 30
-"""Bytes of an enclave's library that are read; Occlum's has some tens of megabytes."""
 
 
 def is_occlum(rootfs: Rootfs) -> bool:
@@ -32,7 +32,17 @@ def read_library(rootfs: Rootfs) -> bytes:
     """
     if rootfs.kind(LIBRARY) != "file":
         raise InputError(f"the image has no {LIBRARY}", "build the image again")
-    return rootfs.read(LIBRARY, LIBRARY_LIMIT)
+    return rootfs.read(LIBRARY, FILE_LIMIT)
+
+
+def read_library_sigstruct(rootfs: Rootfs) -> SigStruct:
+    """Read the SIGSTRUCT of an image's enclave.
+
+    Raises:
+        InputError: there is no enclave, or it is not signed.
+        CheckError: it is not intact.
+    """
+    return read_enclave(read_library(rootfs), LIBRARY).enclave_sigstruct()
 
 
 def instance_files(rootfs: Rootfs, top: str = OCCLUM_INSTANCE) -> list[str]:

@@ -21,7 +21,7 @@ from imagekit.images.rootfs import Rootfs
 from imagekit.release.cell import MANIFEST, MANIFEST_SGX, SIGFILE
 from imagekit.release.cells import LABEL
 from imagekit.release.configuration import ImageTree
-from imagekit.release.occlum_image import LIBRARY, is_occlum, read_library
+from imagekit.release.occlum_image import is_occlum, read_library_sigstruct
 from imagekit.release.signing import check_before_signing
 from imagekit.release.verdict import (
     Expected,
@@ -231,9 +231,7 @@ def read_sigstruct(rootfs: Rootfs) -> SigStruct:
         CheckError: it is not intact.
     """
     if is_occlum(rootfs):
-        from imagekit.enclave.sdk.signed import read_enclave  # here: most images are Gramine's
-
-        return read_enclave(read_library(rootfs), LIBRARY).enclave_sigstruct()
+        return read_library_sigstruct(rootfs)
     return parse_sigstruct(rootfs.read(SIGFILE), SIGFILE)
 
 

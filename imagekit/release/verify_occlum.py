@@ -25,7 +25,13 @@ from imagekit.images.rootfs import Rootfs
 from imagekit.release.cells import LABEL
 from imagekit.release.occlum_base import find_library
 from imagekit.release.occlum_files import check_files, check_tags
-from imagekit.release.occlum_image import CONFIG, LIBRARY, LOG_VARIABLE, read_library
+from imagekit.release.occlum_image import (
+    CONFIG,
+    LIBRARY,
+    LOG_VARIABLE,
+    read_library,
+    read_library_sigstruct,
+)
 from imagekit.release.sdk_enclave import measure_enclave
 from imagekit.release.verdict import (
     Expected,
@@ -109,7 +115,7 @@ def verify_occlum(image: Image, rootfs: Rootfs, expected: Expected) -> Verdict:
 
 def _signer(rootfs: Rootfs) -> str:
     try:
-        return read_enclave(read_library(rootfs), LIBRARY).enclave_sigstruct().mr_signer.hex()
+        return read_library_sigstruct(rootfs).mr_signer.hex()
     except ImagekitError:
         return ""
 
