@@ -17,12 +17,15 @@ from key_search import KeySearch, private_needles
 from occlum_parts import occlum_base, occlum_files
 from python_base import TEST_CACHE, TOOLS, with_layer
 
+from imagekit.errors import CheckError
 from imagekit.images.cache import Cache
 from imagekit.images.daemon.load import load_image
 from imagekit.images.keyscan import find_keys
 from imagekit.images.layers import LayerFile
 from imagekit.images.layout import OciLayout
 from imagekit.images.progress import NO_PROGRESS
+from imagekit.images.registry.access import RegistryAccess
+from imagekit.release.registering import Accepted, verified
 
 pytestmark = pytest.mark.integration("dockerd", "mmdebstrap", root=True)
 
@@ -371,3 +374,24 @@ def test_the_other_library_os_is_refused(make, imagekit):
     code, _, err = imagekit("build", "--epc", "64m", "--libos", "gramine")
     assert code == 2
     assert "is for occlum" in error_lines(err)[0]
+
+
+def test_an_image_is_registered_by_what_was_verified(shipped):
+    """``kms register`` takes the measurements from the enclave, once everything holds."""
+    entry = json.loads(Path("imagekit.lock.json").read_text())["images"][REFERENCE]
+    lock, access = Path("imagekit.lock.json"), RegistryAccess()
+    reference = f"oci:out:{NAME}"
+    subject = verified(reference, Accepted(standin=True), access, lock=lock)
+    assert subject.enclave == (entry["mr_enclave"], entry["mr_signer"], 1, 3)
+    with pytest.raises(CheckError, match="stand-in"):
+        verified(reference, Accepted(), access, lock=lock)
+
+
+def test_files_that_the_lock_file_does_not_know_are_found(shipped, imagekit):
+    lock = json.loads(Path("imagekit.lock.json").read_text())
+    lock["images"][REFERENCE]["files_sha256"] = "0" * 64
+    Path("other.lock.json").write_text(json.dumps(lock))
+    words = ("verify", f"oci:out:{NAME}", "--allow-standin", "--lock", "other.lock.json")
+    code, _, err = imagekit(*words)
+    assert code == 5
+    assert "the lock file says 0000" in error_lines(err)[0]
