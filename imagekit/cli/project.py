@@ -74,6 +74,11 @@ def plan(
         ui.result(_table(project, cells))
         _remarks(project, cells)
     else:
+        if wanted == "bake" and project.libos == "occlum":
+            ui.warn(
+                "what a bake file builds of Occlum's cells has a throw-away signature: take it for "
+                "the base, and imagekit build for the cells"
+            )
         ui.result(_document(wanted, project, cells, context or DEFAULT_CONTEXT))
 
 

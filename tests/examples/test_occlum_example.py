@@ -1,5 +1,6 @@
 """The example for Occlum: what it plans is what its page shows, and it says what it needs."""
 
+import json
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -26,8 +27,6 @@ def test_less_epc_than_it_commits_is_warned_of(imagekit, in_folder):
 
 
 def test_plan_tells_the_epc_as_json_too(imagekit, in_folder):
-    import json
-
     code, out, _ = imagekit("plan", "-f", PROJECT, "--json")
     assert code == 0
     committed = {cell["id"]: cell["committed_epc"] for cell in json.loads(out)["cells"]}
@@ -35,3 +34,10 @@ def test_plan_tells_the_epc_as_json_too(imagekit, in_folder):
     threads = 256 * ((1 << 20) + 4 * 4096)
     assert committed["occlum-8g-error-dcap"] == (8 << 30) + (1 << 30) + threads
     assert committed["occlum-16g-error-dcap"] == (16 << 30) + (1 << 30) + threads
+
+
+def test_a_bake_file_warns_that_it_signs_nothing(imagekit, in_folder):
+    code, out, err = imagekit("plan", "-f", PROJECT, "--format", "bake")
+    assert code == 0
+    assert "throw-away signature" in err
+    assert "occlum-8g-error-dcap" in json.loads(out)["target"]
