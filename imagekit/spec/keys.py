@@ -50,7 +50,7 @@ class Key(NamedTuple):
 
 _OCCLUM_SIZE = r"^[ \t]*[0-9]+[ \t]*([KMGT]?B)[ \t]*$"
 _KSS_ID = "^[0-9a-fA-F]{32}$"
-_SIZE = "power of two from 16m to 512g; g means GiB, m means MiB"
+_SIZE = "power of two from 16m to 512g, with Occlum any such number; g means GiB, m means MiB"
 
 KEYS: dict[str, Key] = {
     "schema": Key("integer", "Format of this file.", True, least=SCHEMA, most=SCHEMA),

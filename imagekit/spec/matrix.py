@@ -38,7 +38,7 @@ class Cell:
     libos: str
     """``gramine`` or ``occlum``."""
     epc: int
-    """Enclave size in bytes, a power of two."""
+    """Enclave size in bytes: with Gramine a power of two, with Occlum that of the user space."""
     log: str
     """Log level, one of :data:`LOG_LEVELS` of the library OS."""
     attestation: str
@@ -124,7 +124,7 @@ def parse_cell(libos: str, epc: str | int, log: str, attestation: str) -> Cell:
     check_axis("libos", libos, libos)
     check_axis("log", log, libos)
     check_axis("attestation", attestation, libos)
-    return Cell(libos, parse_epc(epc), log, attestation)
+    return Cell(libos, parse_epc(epc, libos=libos), log, attestation)
 
 
 def check_axis(axis: str, value: str, libos: str) -> str:

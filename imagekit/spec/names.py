@@ -110,7 +110,7 @@ def parse_image_name(name: str, default: Cell | None = None) -> tuple[str, Cell,
     level = level or "error"
     try:
         check_axis("log", level, libos)
-        epc = parse_epc(size)
+        epc = parse_epc(size, libos=libos)
     except UsageError as error:
         raise UsageError(f"image name {shown(name, 300)}: {error.problem}", error.hint) from None
     if epc_name(epc) != size:

@@ -88,8 +88,7 @@ def _check_axes(
         raise places["SGX_MEM_SIZE"].error(
             f"{shown(places['SGX_MEM_SIZE'].raw)} contradicts matrix.epc, which is "
             f"{', '.join(map(epc_name, sorted(matrix.epc)))}",
-            "user space is the cell's size, a power of two: write it in matrix.epc, and leave "
-            "SGX_MEM_SIZE out",
+            "user space is the cell's size: write it in matrix.epc, and leave SGX_MEM_SIZE out",
         )
     if settings.log is not None and set(matrix.log) != {settings.log}:
         raise places["SGX_LOG_LEVEL"].error(

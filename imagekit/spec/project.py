@@ -243,7 +243,7 @@ def _stem(node: Node) -> str:
 
 def _matrix(node: Node, libos: str) -> Matrix:
     keys = node.mapping(names("matrix"), required("matrix"))
-    axes: dict[str, Any] = {"epc": axis(keys["epc"], _epc, epc_name)}
+    axes: dict[str, Any] = {"epc": axis(keys["epc"], lambda n: _epc(n, libos), epc_name)}
     if "log" in keys:
         axes["log"] = axis(keys["log"], lambda n: _log(n, libos), str)
     if "attestation" in keys:
@@ -269,8 +269,8 @@ def _placed(error: UsageError, nodes: list[Node]) -> UsageError:
     return nodes[-1].error(error.problem, error.hint)
 
 
-def _epc(node: Node) -> int:
-    return _located(node, parse_epc)
+def _epc(node: Node, libos: str) -> int:
+    return _located(node, lambda text: parse_epc(text, libos=libos))
 
 
 def _log(node: Node, libos: str) -> str:
@@ -282,7 +282,7 @@ def _exclusion(node: Node, libos: str) -> Exclusion:
     own = keys["libos"].choice(LIBOSES) if "libos" in keys else None
     return Exclusion(
         libos=own,
-        epc=_epc(keys["epc"]) if "epc" in keys else None,
+        epc=_epc(keys["epc"], own or libos) if "epc" in keys else None,
         log=_log(keys["log"], own or libos) if "log" in keys else None,
         attestation=keys["attestation"].choice(ATTESTATIONS) if "attestation" in keys else None,
     )
@@ -292,7 +292,7 @@ def _default(node: Node, libos: str) -> Point:
     keys = node.mapping(names("matrix.default"))
     values: dict[str, Any] = {}
     if "epc" in keys:
-        values["epc"] = _epc(keys["epc"])
+        values["epc"] = _epc(keys["epc"], libos)
     if "log" in keys:
         values["log"] = _log(keys["log"], libos)
     if "attestation" in keys:

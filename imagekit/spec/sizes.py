@@ -66,36 +66,50 @@ def parse_size(text: str | int, what: str = "size") -> int:
     return size
 
 
-def parse_epc(text: str | int, what: str = "enclave size") -> int:
+_LARGEST_NAME = 10_000 * MIB
+"""Names have at most four digits, so sizes in MiB end here."""
+
+
+def parse_epc(text: str | int, what: str = "enclave size", libos: str = "gramine") -> int:
     """Return the bytes of an enclave size.
 
-    SGX takes powers of two only (Intel SDM volume 3D, SECS.SIZE).
+    SGX takes powers of two only (Intel SDM volume 3D, SECS.SIZE). With Occlum the size is that of
+    the memory that programs share, and the enclave around it the next power of two: any size that a
+    name can hold will do.
 
     Args:
         text: as for :func:`parse_size`.
         what: how messages call the value.
+        libos: ``gramine`` or ``occlum``.
 
     Raises:
-        UsageError: not a size, not a power of two (the hint names the two nearest), or outside
-            :data:`SMALLEST_EPC` … :data:`LARGEST_EPC`.
+        UsageError: not a size, not a power of two where it has to be one (the hint names the two
+            nearest), or outside :data:`SMALLEST_EPC` … :data:`LARGEST_EPC`.
 
     """
     size = parse_size(text, what)
     value = shown(str(text))
+    form = "whole number of GiB" if libos == "occlum" else "power of two"
     limits = f"between {epc_name(SMALLEST_EPC)} and {epc_name(LARGEST_EPC)}"
     if size == 0:
-        raise UsageError(f"{what} {value} is zero", f"{_HINT}; a power of two {limits}")
+        raise UsageError(f"{what} {value} is zero", f"{_HINT}; a {form} {limits}")
     if size > LARGEST_EPC:
         raise UsageError(
             f"{what} {value} is above the limit of {epc_name(LARGEST_EPC)}",
-            f"choose a power of two {limits}",
+            f"choose a {form} {limits}",
         )
     if size < SMALLEST_EPC:
         raise UsageError(
             f"{what} {value} is below the limit of {epc_name(SMALLEST_EPC)}",
-            f"choose a power of two {limits}; g means GiB, m means MiB",
+            f"choose a {form} {limits}; g means GiB, m means MiB",
         )
-    if size & (size - 1):
+    if libos == "occlum":
+        if size % GIB and size >= _LARGEST_NAME:
+            raise UsageError(
+                f"{what} {value} is no whole number of GiB",
+                f"take {epc_name(size // GIB * GIB)} or {epc_name((size // GIB + 1) * GIB)}",
+            )
+    elif size & (size - 1):
         below = 1 << (size.bit_length() - 1)
         raise UsageError(
             f"{what} {value} is not a power of two, and SGX takes nothing else",

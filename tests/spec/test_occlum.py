@@ -282,7 +282,7 @@ ARENAS = environment(MALLOC_ARENA_MAX="1")
         (LEAST + environment(SGX_MEMORY_SIZE="8GB"), "SGX_MEM_SIZE is what they know", "write"),
         (LEAST + environment(PCCS_URL="x"), "no setting of a build", "is started"),
         (LEAST + environment(SGX_KERNEL_HEAP="1g"), '"1g" has no unit', '"1GB"'),
-        (LEAST + environment(SGX_MEM_SIZE="15GB"), "contradicts matrix.epc, which is 8g", "power"),
+        (LEAST + environment(SGX_MEM_SIZE="15GB"), "contradicts matrix.epc, which is 8g", "leave"),
         (
             LEAST.replace("[8g]", "[8g, 16g]") + environment(SGX_MEM_SIZE="8GB"),
             "which is 8g, 16g",

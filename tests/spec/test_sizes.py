@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagekit.errors import UsageError
+from imagekit.spec.matrix import Cell
+from imagekit.spec.names import image_name, parse_image_name
 from imagekit.spec.sizes import (
     EPC_SIZES,
     GIB,
@@ -164,3 +166,20 @@ def test_any_text_is_a_size_or_a_usage_error(text: str) -> None:
     else:
         assert size in EPC_SIZES
         assert parse_epc(epc_name(size)) == size
+
+
+@pytest.mark.parametrize("text", ["15g", "20GB", "10g", "1536m", "300m", "8g", "9999m"])
+def test_occlum_takes_sizes_that_are_no_power_of_two(text: str) -> None:
+    size = parse_epc(text, libos="occlum")
+    assert parse_epc(epc_name(size), libos="occlum") == size
+    cell = Cell("occlum", size, "error", "dcap")
+    assert parse_image_name(image_name("team/x", cell))[1] == cell
+    if size & (size - 1):
+        with pytest.raises(UsageError, match="not a power of two"):
+            parse_epc(text)
+
+
+@pytest.mark.parametrize("text", ["15361m", "8m", "513g", "0g"])
+def test_sizes_that_no_name_holds_are_refused_for_occlum_too(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_epc(text, libos="occlum")
