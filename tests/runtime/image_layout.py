@@ -29,7 +29,8 @@ _STAND_IN = Path(__file__).parents[2] / "examples" / "quickstart" / "make_standi
 
 def sealed(base: SimpleNamespace) -> dict[str, str]:
     """Give the environment that a build seals."""
-    project: Any = SimpleNamespace(launch=SimpleNamespace(env=(), passthrough=()))
+    launch = SimpleNamespace(env=(), passthrough=())
+    project: Any = SimpleNamespace(libos="gramine", launch=launch)
     return sealed_environment(cast(Any, base), project)
 
 
