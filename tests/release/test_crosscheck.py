@@ -151,7 +151,7 @@ def test_another_run_s_end_and_an_engine_that_is_gone(engine, monkeypatch):
     assert len(leftovers(engine)) == 1
     with first:
         monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")
-        with ThrowAway(first._daemon, first._image) as container:
+        with ThrowAway(first._engine.daemon, first._engine.image_id) as container:
             assert container.run(["true"]).code == 0
     assert leftovers(engine) == []
 
@@ -161,4 +161,4 @@ def test_another_run_s_end_and_an_engine_that_is_gone(engine, monkeypatch):
         lost = CrossCheck(base)
     with lost:
         pass  # no error, though the engine cannot be reached
-    engine.docker("rmi", lost._tag)
+    engine.docker("rmi", lost._engine._tag)
