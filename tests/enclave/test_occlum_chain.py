@@ -26,7 +26,7 @@ from imagekit.enclave.occlum.chain import (
     check_chain,
 )
 from imagekit.enclave.occlum.config import read_occlum_config
-from imagekit.enclave.occlum.internal import ChainCheck
+from imagekit.enclave.occlum.internal import ChainCheck, compare_config
 from imagekit.enclave.occlum.protected_file import mac_text
 from imagekit.enclave.occlum.versions import BIGDL, NEWEST
 from imagekit.enclave.sdk.image import read_image
@@ -307,6 +307,32 @@ def test_a_file_system_under_another_name_is_not_opened():
     assert check.state == "failed" and "was written as 'other'" in check.reason
 
 
+def encrypted(data: bytes) -> bytes:
+    """The same file, saying that it is encrypted."""
+    return data[:94] + b"\0" + data[95:]
+
+
+def test_an_encrypted_image_cannot_be_checked_and_is_not_taken_for_right():
+    check = the_one(instance(root_metadata=encrypted(IMAGE_FILE)))
+    assert check.state == "unchecked"
+    assert "cannot be checked: build/mount/__ROOT/metadata: an encrypted" in check.reason
+
+
+def test_the_start_up_file_system_is_never_encrypted():
+    check = the_one(instance(initfs_metadata=encrypted(INITFS_FILE)))
+    assert check.state == "failed" and "an encrypted protected file" in check.reason
+
+
+@pytest.mark.parametrize("data", [encrypted(IMAGE_FILE), None])
+def test_without_the_file_the_tag_beside_it_is_held_against_the_configuration(data):
+    noted = "tag in build/mount/.ROOT_MAC"
+    parts = instance(root_metadata=data)
+    assert the_one_of(parts, noted).state == "ok"
+    wrong = the_one_of(replace(parts, root_mac=OTHER_MAC.encode()), noted)
+    assert wrong.state == "failed"
+    assert OTHER_MAC in wrong.reason and f"app[1] has {IMAGE_MAC}" in wrong.reason
+
+
 @pytest.mark.parametrize("mac", ["", "x", IMAGE_MAC + "\n\n", 5, [], {"a": 1}, True])
 def test_a_configuration_with_no_tag_in_its_place(mac):
     check = the_one(instance(internal(image=mac)))
@@ -353,11 +379,13 @@ DIFFERING = {
     "entry point missing": (of_app("entry_points", ["/opt/app"]), "lacks '/bin'"),
     "entry points reversed": (of_app("entry_points", ["/bin", "/opt/app"]), "another order"),
     "entry point twice": (of_app("entry_points", ["/opt/app", "/bin", "/bin"]), "or number"),
+    "entry point without a name": (of_app("entry_points", ["/opt/app", "/bin", ""]), "has ''"),
     "entry points no list": (of_app("entry_points", "/bin"), "is no list"),
     "other entry points at the top": (internal() | {"entry_points": ["/"]}, "has '/'"),
     "variable added": (with_value(("env", "default"), ["OCCLUM=yes", "A=b=c", "X=1"]), "'X=1'"),
     "variable changed": (with_value(("env", "default"), ["OCCLUM=yes", "A=b"]), "'A=b'"),
     "name added": (with_value(("env", "untrusted"), ["NAME", "OTHER", "LD_PRELOAD"]), "LD_PRELOAD"),
+    "a name that is empty": (with_value(("env", "untrusted"), ["NAME", "OTHER", ""]), "has ''"),
     "another environment": (of_app("env", {"untrusted": ["LD_PRELOAD"]}), "LD_PRELOAD"),
     "stack": (with_value(("process", "default_stack_size"), "8MB"), "'8MB'"),
     "stack in bytes": (with_value(("process", "default_stack_size"), 4 << 20 | 1), "4194305"),
@@ -370,6 +398,7 @@ DIFFERING = {
     "file system added": (of_app("mount", [*MOUNTS, HOST | {"type": "ext2"}]), "'ext2'"),
     "mount missing": (of_app("mount", MOUNTS[1:]), "'unionfs' at '/'"),
     "mount twice": (of_app("mount", [*MOUNTS, MOUNTS[1]]), "two file systems at '/proc'"),
+    "/proc elsewhere too": (of_app("mount", [*MOUNTS, MOUNTS[1] | {"target": "/"}]), "at '/'"),
     "mounts no list": (of_app("mount", {"a": 1}), "no list of mounts"),
     "no mount": (of_app("mount", [*MOUNTS, "x"]), "no list of mounts"),
 }
@@ -414,6 +443,50 @@ def test_an_absent_list_of_mounts_is_not_taken_for_right():
     assert len(found) == 2
 
 
+@pytest.mark.parametrize("kind", ["ramfs", "procfs", "devfs"])
+def test_a_file_system_that_may_hide_files_is_not_taken_for_right(kind):
+    """Whether the build adds more of these than is known is not known."""
+    check = the_one(instance(of_app("mount", [*MOUNTS, {"target": "/etc", "type": kind}])))
+    assert check.state == "unchecked"
+    assert f"{kind!r} at '/etc', which may hide files" in check.reason
+
+
+class Counted(str):
+    """A text that counts how often texts are compared."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return str.__eq__(self, other)
+
+
+@pytest.mark.parametrize(
+    ("path", "items"),
+    [
+        (("app", 1, "entry_points"), lambda texts: texts),
+        (("env", "default"), lambda texts: texts),
+        (
+            ("app", 1, "mount"),
+            lambda texts: [*MOUNTS, *({"target": text, "type": "ramfs"} for text in texts)],
+        ),
+    ],
+)
+def test_long_lists_take_no_more_than_their_length(path, items):
+    """A document of 1 MiB has ten thousands of them; each against each would take minutes."""
+    texts = [Counted(f"/{number}") for number in range(3000)]
+    config = replace(
+        CONFIG,
+        entry_points=tuple(texts),
+        env_default=tuple((text, "") for text in texts),
+    )
+    Counted.compared = 0
+    checks = list(compare_config(with_value(path, items(list(reversed(texts)))), config))
+    assert any(check.state != "ok" for check in checks)
+    assert Counted.compared < 20 * len(texts)
+
+
 def test_other_spellings_of_the_same():
     own = with_value(("process", "default_stack_size"), 4 << 20)
     own["process"]["default_heap_size"] = " 32 MB"
@@ -445,6 +518,9 @@ def test_a_host_mount_of_the_document_is_expected():
 
 def test_what_is_said_of_the_measurement():
     text = " ".join(WHAT_IS_PINNED)
-    for words in ("pins", "only against accidents", "same tag", "SHA-256", "does not cover"):
+    for words in (
+        *("pins", "only against accidents", "same tag", "SHA-256", "does not cover"),
+        *("encrypted image", "never encrypted"),
+    ):
         assert words in text
     assert all(line.isascii() and len(line) < 300 for line in WHAT_IS_PINNED)

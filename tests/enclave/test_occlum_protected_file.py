@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from imagekit.enclave.occlum.protected_file import (
     gmac,
+    is_encrypted,
     mac_text,
     parse_mac_text,
     read_protected_file,
@@ -168,6 +169,15 @@ def test_what_is_broken_is_refused(name):
     assert caught.value.problem.startswith("the file: ")
     assert "\n" not in caught.value.problem
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("letter", GOLDEN)
+def test_what_says_that_it_is_encrypted(letter):
+    data = golden_file(letter)
+    assert not is_encrypted(data)
+    assert is_encrypted(changed(data, 94, b"\0"))
+    for other in (changed(data, 94, b"\2"), b"\0" * NODE, b"", changed(data, 94, b"\0")[:95]):
+        assert not is_encrypted(other)
 
 
 def test_the_key_of_a_node_is_refused():

@@ -5,8 +5,10 @@ mr_enclave covers the signed library, and in it the section ``.builtin_config``:
 the root tags of two file systems, the start-up one and the image; each of them is the tag of a file
 ``metadata``, in which all of its files have theirs.
 
-Every link can be checked, and is. What it proves is less than it seems to, since tags can be forged
-(:mod:`imagekit.enclave.occlum.protected_file`); :data:`WHAT_IS_PINNED` says it for people.
+The links down to ``metadata`` are checked here; the tags in it, of the single files, are not read
+(imagekit's list of hashes has each of these files). What all that proves is less than it seems to,
+since tags can be forged (:mod:`imagekit.enclave.occlum.protected_file`); :data:`WHAT_IS_PINNED`
+says it for people.
 
 Source: Occlum 0.26 to 0.31.
 """
@@ -20,6 +22,7 @@ from imagekit.enclave.occlum.model import OcclumConfig
 from imagekit.enclave.occlum.protected_file import (
     MAC_SIZE,
     ProtectedFile,
+    is_encrypted,
     mac_text,
     parse_mac_text,
     read_protected_file,
@@ -41,6 +44,8 @@ WHAT_IS_PINNED = (
     "with the same tag, which run under the same mr_enclave",
     "the SHA-256 list in the image pins those files for whoever compares it with a lock file or "
     "label that came another way; the enclave itself never looks at it",
+    "an encrypted image (occlum build --image-key) would keep others from writing its files, but "
+    "not the start-up file system and the configuration, which are never encrypted",
     "mr_enclave does not cover product id, SVN and the debug policy (the signature does), nor what "
     "starts the enclave, nor the log level that it is started with",
 )
@@ -119,8 +124,6 @@ def builtin_mac(image: EnclaveImage) -> bytes:
 
 def _configuration(parts: InstanceParts) -> ChainCheck:
     name = f"tag of {SYSTEM_CONFIG} in the enclave"
-    if parts.system_config is None:
-        return ChainCheck(name, "failed", f"build/{SYSTEM_CONFIG} is missing")
     try:
         wanted = builtin_mac(parts.library.image)
         found = _read(parts.system_config, f"build/{SYSTEM_CONFIG}", SYSTEM_CONFIG)
@@ -145,35 +148,54 @@ def _file_system(
     document: object, app: int, folder: str, text: bytes | None, metadata: bytes | None
 ) -> Iterator[ChainCheck]:
     """Check the tag that the configuration has of a file system, and the file that it is of."""
-    name = f"tag of {folder} in Occlum's own configuration"
-    macs = list(_root_macs(document, app))
-    if not macs:
-        reason = f"cannot be checked: app[{app}] has no tag of a root file system"
-        yield ChainCheck(name, "unchecked", reason)
+    name, where = f"tag of {folder} in Occlum's own configuration", f"app[{app}]"
+    wanted = _root_mac(document, app, name)
+    if isinstance(wanted, ChainCheck):
+        yield wanted
     place = f"{folder}/__ROOT/{METADATA}"
-    if metadata is None:
-        yield ChainCheck(name, "failed", f"{place} is missing")
-        return
     try:
         mac = _read(metadata, place, METADATA).mac
-        for number, wanted in enumerate(macs):
-            where = f"app[{app}]"
-            if number:
-                yield ChainCheck(name, "failed", f"{where} has more than one root file system")
-                continue
-            tag = parse_mac_text(wanted if isinstance(wanted, str) else "", where)
-            yield _same_tag(name, tag, where, mac, place)
-        yield _root_mac(folder, text, mac, place)
     except ImagekitError as error:
-        yield ChainCheck(name, "failed", error.problem)
+        # Only the image can be encrypted, and then others have no key to check it with.
+        if app == IMAGE and metadata is not None and is_encrypted(metadata):
+            yield ChainCheck(name, "unchecked", f"cannot be checked: {error.problem}")
+        else:
+            yield ChainCheck(name, "failed", error.problem)
+        if not isinstance(wanted, ChainCheck):
+            yield _noted_mac(folder, text, wanted, where)
+        return
+    if not isinstance(wanted, ChainCheck):
+        yield _same_tag(name, wanted, where, mac, place)
+    yield _noted_mac(folder, text, mac, place)
 
 
-def _root_mac(folder: str, text: bytes | None, mac: bytes, place: str) -> ChainCheck:
+def _noted_mac(folder: str, text: bytes | None, mac: bytes, place: str) -> ChainCheck:
+    """Check the tag that the build wrote down beside a file system."""
     path = f"{folder}/{ROOT_MAC}"
     name = f"tag in {path}"
     if text is None:
         return ChainCheck(name, "unchecked", "cannot be checked: the file is missing")
-    return _same_tag(name, parse_mac_text(text, path), path, mac, place)
+    try:
+        noted = parse_mac_text(text, path)
+    except InputError as error:
+        return ChainCheck(name, "failed", error.problem)
+    return _same_tag(name, noted, path, mac, place)
+
+
+def _root_mac(document: object, app: int, name: str) -> bytes | ChainCheck:
+    """Give the tag that the configuration has of a file system, or what is wrong there."""
+    where = f"app[{app}]"
+    macs = list(_root_macs(document, app))
+    if not macs:
+        reason = f"cannot be checked: {where} has no tag of a root file system"
+        return ChainCheck(name, "unchecked", reason)
+    if len(macs) > 1:
+        return ChainCheck(name, "failed", f"{where} has more than one root file system")
+    (mac,) = macs
+    try:
+        return parse_mac_text(mac if isinstance(mac, str) else "", where)
+    except InputError as error:
+        return ChainCheck(name, "failed", error.problem)
 
 
 def _root_macs(document: object, app: int) -> Iterator[object]:
@@ -189,7 +211,9 @@ def _root_macs(document: object, app: int) -> Iterator[object]:
                 yield mac
 
 
-def _read(data: bytes, place: str, filename: str) -> ProtectedFile:
+def _read(data: bytes | None, place: str, filename: str) -> ProtectedFile:
+    if data is None:
+        raise InputError(f"{place} is missing", _HINT)
     found = read_protected_file(data, place)
     if found.filename != filename:
         raise InputError(

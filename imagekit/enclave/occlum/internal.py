@@ -8,6 +8,7 @@ in the second item; what is at neither place is said not to have been checked, a
 right.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -21,8 +22,10 @@ State = Literal["ok", "failed", "unchecked"]
 INITFS, IMAGE = 0, 1
 """Index in ``app`` of what is for the start-up file system and for the image."""
 
+_ADDED = (("procfs", "/proc"), ("devfs", "/dev"))
+"""File systems that occlum build adds by itself."""
 _OF_THE_ENCLAVE = ("procfs", "devfs", "ramfs")
-"""File systems that occlum build adds by itself; nothing of the host's is in them."""
+"""Kinds of file systems that hold nothing of the host's, but hide what they are mounted over."""
 _FEATURES = ("amx", "pkru", "io_uring", "enable_edmm", "enable_posix_shm")
 
 
@@ -59,7 +62,7 @@ def compare_config(document: object, config: OcclumConfig) -> Iterator[ChainChec
     }
     yield _lists(document, "entry_points", config.entry_points, "entry points")
     default = tuple(f"{name}={value}" for name, value in config.env_default)
-    yield _lists(document, "env.default", default, "variables with fixed values")
+    yield _lists(document, "env.default", default, "variables with fixed values", blanks=True)
     yield _lists(document, "env.untrusted", config.env_untrusted, "variables of the host's")
     process = config.process
     sizes = {
@@ -100,15 +103,23 @@ def _places(document: object, key: str) -> list[object]:
     return [value for value in found if value is not None]
 
 
-def _lists(document: object, key: str, wanted: tuple[str, ...], what: str) -> ChainCheck:
-    """Compare a list of texts; empty ones, as BigDL's document has one, count for nothing."""
+def _lists(
+    document: object, key: str, wanted: tuple[str, ...], what: str, *, blanks: bool = False
+) -> ChainCheck:
+    """Compare a list of texts.
+
+    With `blanks`, empty ones, as BigDL's document has one, count for nothing. That is for values
+    alone: an entry point without a name could stand for every path.
+    """
     name = f"{what} as in Occlum.json"
     places = _places(document, key)
     if not places:
         return _absent(name, key)
     for value in places:
-        texts = [text for text in value if text != ""] if isinstance(value, list) else None
-        if texts != [text for text in wanted if text != ""]:
+        texts = None
+        if isinstance(value, list):
+            texts = [text for text in value if text != "" or not blanks]
+        if texts != list(wanted):
             return ChainCheck(name, "failed", f"{key}: {_difference(texts, wanted)}")
     return ChainCheck(name)
 
@@ -116,8 +127,10 @@ def _lists(document: object, key: str, wanted: tuple[str, ...], what: str) -> Ch
 def _difference(texts: list[object] | None, wanted: tuple[str, ...]) -> str:
     if texts is None:
         return "is no list"
-    added = [text for text in texts if text not in wanted]
-    missing = [text for text in wanted if text and text not in texts]
+    # Both lists may be as long as whoever made the image likes.
+    ours, theirs = frozenset(wanted), {text for text in texts if isinstance(text, str)}
+    added = [text for text in texts if not isinstance(text, str) or text not in ours]
+    missing = [text for text in wanted if text not in theirs]
     if added:
         return f"Occlum's own has {_shown(added[0])}, which Occlum.json has not"
     if missing:
@@ -161,18 +174,23 @@ def _mounts(document: object, config: OcclumConfig) -> ChainCheck:
     if found is None:
         return ChainCheck(name, "failed", f"{key}: is no list of mounts")
     wanted = [_shape(mount) for mount in config.mounts]
-    missing = [shape for shape in wanted if shape not in found]
-    added = [s for s in found if s not in wanted and s[0] not in _OF_THE_ENCLAVE]
-    if missing or added:
-        shape = (missing or added)[0]
+    ours, theirs = frozenset(wanted), frozenset(found)
+    missing = [shape for shape in wanted if shape not in theirs]
+    added = [shape for shape in found if shape not in ours and shape[:2] not in _ADDED]
+    of_the_hosts = [shape for shape in added if shape[0] not in _OF_THE_ENCLAVE]
+    if missing or of_the_hosts:
+        kind, target, _ = (missing or of_the_hosts)[0]
         has, has_not = ("Occlum.json", "Occlum's own") if missing else ("Occlum's own", "it")
-        reason = f"{key}: {has} has {_shown(shape[0])} at {_shown(shape[1])}, {has_not} not so"
+        reason = f"{key}: {has} has {_shown(kind)} at {_shown(target)}, {has_not} not so"
         return ChainCheck(name, "failed", reason)
-    repeated = [target for _, target, _ in found]
-    for target in repeated:
-        if repeated.count(target) > 1:
+    for target, times in Counter(target for _, target, _ in found).items():
+        if times > 1:
             reason = f"{key}: two file systems at {_shown(target)}"
             return ChainCheck(name, "failed", reason)
+    if added:
+        kind, target, _ = added[0]
+        reason = f"Occlum's own has {_shown(kind)} at {_shown(target)}, which may hide files"
+        return ChainCheck(name, "unchecked", f"cannot be checked: {reason}")
     return ChainCheck(name)
 
 

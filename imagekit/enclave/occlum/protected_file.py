@@ -96,6 +96,18 @@ def read_protected_file(data: bytes, name: str) -> ProtectedFile:
     return ProtectedFile(mac, _file_name(filename, name), size, b"".join(parts))
 
 
+def is_encrypted(data: bytes) -> bool:
+    """Tell whether a file says that it is an encrypted protected file, of which no tag fits here.
+
+    Args:
+        data: the file, or at least its first node.
+    """
+    if len(data) < NODE_SIZE:
+        return False
+    magic, *_, integrity_only = _PLAIN.unpack_from(data)
+    return bool(magic == _MAGIC and integrity_only == 0)
+
+
 def _read_head(data: bytes, name: str) -> tuple[bytes, memoryview]:
     """Give the root tag and the part of node 0 that it is for."""
     if len(data) < 8 or int.from_bytes(data[:8], "little") != _MAGIC:
