@@ -17,6 +17,7 @@ from imagekit.errors import UsageError
 from imagekit.images.layers import LayerFile
 from imagekit.release.launching import runtime_layer_files, sealed_environment
 from imagekit.release.occlum_base import OcclumBase
+from imagekit.release.occlum_inputs import occlum_inputs
 from imagekit.release.signing import refuse
 from imagekit.render.bom import BomInputs, bom_yaml
 from imagekit.render.occlum import OcclumInputs, OcclumJson, build_script, render_occlum
@@ -122,22 +123,13 @@ def _log_finding(cell: Cell, config: OcclumConfig) -> tuple[Finding, ...]:
 
 
 def _inputs(base: OcclumBase, project: Project, cell: Cell) -> OcclumInputs:
-    enclave = project.enclave
     compat = project.profile == "compat"
-    return OcclumInputs(
-        version=base.version,
-        profile=project.profile,
-        user_space=cell.epc,
-        log=cell.log,
-        attestation=cell.attestation,
-        max_threads=enclave.max_threads,
-        product_id=enclave.isv_prod_id,
-        version_number=enclave.isv_svn,
-        debug=enclave.debug,
-        edmm=enclave.edmm,
+    return occlum_inputs(
+        project,
+        cell,
+        base.version,
         environment=dict(project.launch.env) if compat else sealed_environment(base, project),
         passthrough=project.launch.passthrough,
-        options=project.occlum,
         python_lib=base.python_lib,
         java_home=base.java_home,
         spark_home=base.spark_home,

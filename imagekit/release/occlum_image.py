@@ -5,18 +5,27 @@ from imagekit.enclave.sigstruct import SigStruct
 from imagekit.errors import InputError
 from imagekit.images.rootfs import Rootfs
 from imagekit.release.sdk_enclave import FILE_LIMIT
+from imagekit.render.occlum_dockerfile import LIBRARY
+from imagekit.runtime.occlum_settings import OWN_LOG_VARIABLE as LOG_VARIABLE
 from imagekit.runtime.paths import OCCLUM_INSTANCE
 
+__all__ = [
+    "CONFIG",
+    "FILES",
+    "LIBRARY",
+    "LOG_VARIABLE",
+    "SYSTEM_CONFIG",
+    "instance_files",
+    "is_occlum",
+    "read_library",
+    "read_library_sigstruct",
+]
+
 CONFIG = f"{OCCLUM_INSTANCE}/Occlum.json"
-LIBRARY = f"{OCCLUM_INSTANCE}/build/lib/libocclum-libos.signed.so"
-"""The enclave: Occlum's library OS, signed."""
 SYSTEM_CONFIG = f"{OCCLUM_INSTANCE}/build/.Occlum_sys.json.protected"
 """What Occlum itself reads at the start, as a protected file."""
 FILES = f"{OCCLUM_INSTANCE}/imagekit.files.sha256"
 """imagekit's own list of all other files of the instance, with their hashes."""
-
-LOG_VARIABLE = "OCCLUM_LOG_LEVEL"
-"""Variable of the image with the log level; Occlum reads it outside, so nobody measures it."""
 
 
 def is_occlum(rootfs: Rootfs) -> bool:

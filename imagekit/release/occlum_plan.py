@@ -5,7 +5,8 @@ from imagekit.enclave.occlum.enclave_xml import enclave_config
 from imagekit.enclave.occlum.epc import CommittedEpc, committed_epc, gib, request_finding
 from imagekit.enclave.occlum.versions import NEWEST, occlum_version
 from imagekit.enclave.sdk.config import EnclaveConfig
-from imagekit.render.occlum import OcclumInputs, render_occlum
+from imagekit.release.occlum_inputs import occlum_inputs
+from imagekit.render.occlum import render_occlum
 from imagekit.spec.matrix import Cell
 from imagekit.spec.project import Project
 
@@ -43,23 +44,9 @@ def epc_text(epc: CommittedEpc) -> str:
 
 def _enclave(project: Project, cell: Cell) -> EnclaveConfig:
     version = NEWEST if project.occlum.version is None else occlum_version(project.occlum.version)
-    enclave = project.enclave
-    inputs = OcclumInputs(
-        version=version,
-        profile=project.profile,
-        user_space=cell.epc,
-        log=cell.log,
-        attestation=cell.attestation,
-        max_threads=enclave.max_threads,
-        product_id=enclave.isv_prod_id,
-        version_number=enclave.isv_svn,
-        debug=enclave.debug,
-        edmm=enclave.edmm,
-        environment={},
-        passthrough=(),
-        options=project.occlum,
-        python_lib="/usr/lib/python3",
+    inputs = occlum_inputs(
+        project, cell, version, environment={}, passthrough=(), python_lib="/usr/lib/python3"
     )
     rendered = render_occlum(inputs)
     config = read_occlum_config(rendered.document, version, rendered.name)
-    return enclave_config(config, edmm=enclave.edmm)
+    return enclave_config(config, edmm=project.enclave.edmm)
